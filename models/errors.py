@@ -1,0 +1,57 @@
+"""Errors a user can cause and fix; a stage prints them as one line and exits with 1.
+
+    ShoalError
+    ├── ParamsError              params.yaml: unknown key, wrong type, value out of range
+    ├── DataError                missing or corrupt images, empty classes, wrong folder layout
+    ├── UnknownModelError        no model of that name
+    ├── BlockError               unknown block, or one that cannot be removed
+    ├── ArtifactError            a file of an earlier stage is missing or damaged
+    ├── ParityError              two networks that must agree do not
+    └── BackendError             an engine could not be built or run
+        └── BackendUnavailable   the backend's package or device is not here
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ShoalError(Exception):
+    """Base of every error that names a value, what is allowed and the fix."""
+
+
+class ParamsError(ShoalError):
+    """A value in params.yaml is unknown, of the wrong type or out of range."""
+
+
+class DataError(ShoalError):
+    """Images or labels are missing, corrupt or laid out wrongly."""
+
+
+class UnknownModelError(ShoalError):
+    """No model of that name exists."""
+
+
+class BlockError(ShoalError):
+    """A block is unknown or cannot be removed."""
+
+
+class ArtifactError(ShoalError):
+    """A file of an earlier stage is missing or damaged."""
+
+
+class ParityError(ShoalError):
+    """Two networks that must give the same output do not."""
+
+
+class BackendError(ShoalError):
+    """An engine could not be built, loaded or run."""
+
+
+class BackendUnavailable(BackendError):  # noqa: N818 - a state of the machine, not a mistake
+    """The backend's package or device is not on this machine."""
+
+
+def near_matches(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'a', 'b'?"`` for the known names close to `name`, else ``""``."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f"; did you mean {', '.join(map(repr, close))}?" if close else ""

@@ -1,0 +1,1 @@
+"""How a network is made shallow: one module per step, siblings that talk through values."""

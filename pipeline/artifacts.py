@@ -1,0 +1,88 @@
+"""Where stages put their files, and how a file appears: whole or not at all."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from models.errors import ArtifactError
+
+ARTIFACTS = Path("artifacts")
+METRICS = Path("metrics")
+REPORTS = Path("reports")
+CACHE = Path(".cache")  # downloads and checkpoints: untracked, survives a stage being run again
+
+
+def artifacts_dir(stage: str, variant: str | None = None) -> Path:
+    """Return the output folder of a stage, e.g. ``artifacts/train/lacoot``."""
+    return ARTIFACTS / stage / variant if variant else ARTIFACTS / stage
+
+
+def metrics_path(stage: str, variant: str | None = None) -> Path:
+    """Return the metrics file of a stage, e.g. ``metrics/train/lacoot.json``."""
+    return METRICS / stage / f"{variant}.json" if variant else METRICS / f"{stage}.json"
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path; on success it becomes `path`, on failure it is removed."""
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replace_dir(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder; on success it becomes `path`, whole."""
+    temporary = _temporary(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    """Return a fresh name beside `path`, clearing what a killed run may have left there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    if temporary.is_dir():
+        shutil.rmtree(temporary)
+    temporary.unlink(missing_ok=True)
+    return temporary
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON value
+    """Write `value` as indented JSON, atomically. NaN and infinity are refused."""
+    with replace_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
+    """Read a JSON file written by a stage; `ArtifactError` where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise ArtifactError(f"{path} is missing; `dvc repro` makes it") from e
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise ArtifactError(f"{path} is not valid JSON ({e}); delete it and run `dvc repro`") from e
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    """Return 16 hexadecimal digits that name a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+

@@ -1,0 +1,263 @@
+"""params.yaml as typed, validated values: the one place where its keys are defined.
+
+Every stage loads the whole file, so a mistake anywhere stops the first stage, not the last.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from models.errors import ParamsError, near_matches
+
+PARAMS = Path("params.yaml")
+
+
+class Section(BaseModel):
+    """A group of keys: unknown ones are refused and nothing is converted silently."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+
+
+class Prepare(Section):
+    """Where the images come from and the form they are stored in."""
+
+    seed: int = Field(default=0, ge=0)
+    source: Literal["fashion_mnist", "image_folder"]
+    path: str | None = None
+    image_size: int = Field(ge=8, le=4096)
+    fit: Literal["pad", "crop"] = "pad"
+    channels: Literal[1, 3] | None = None
+    on_corrupt: Literal["fail", "skip"] = "fail"
+    validation_fraction: float = Field(default=0.1, gt=0, lt=1)
+    test_fraction: float = Field(default=0.1, gt=0, lt=1)
+    limit: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _image_folder_has_a_path(self) -> "Prepare":
+        if self.source == "image_folder" and self.path is None:
+            raise ValueError("source 'image_folder' needs `path`, the folder with train/<class>/*")
+        return self
+
+
+class Model(Section):
+    """Which network, by the name and options that `models.zoo.create` takes."""
+
+    name: str
+    pretrained: bool = False
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Penalty(Section):
+    """The regulariser λ·R of LaCoOT (arXiv 2406.08933, section 4)."""
+
+    weight: float = Field(alias="lambda", ge=0)
+    estimator: Literal["random"] = "random"
+    projections: int = Field(default=50, ge=1)
+
+
+class Train(Section):
+    """How a variant is trained."""
+
+    seed: int = Field(default=0, ge=0)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = Field(gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    warmup_fraction: float = Field(default=0.0, ge=0, lt=1)
+    milestones: list[float] = Field(default_factory=list)
+    flip: bool = False
+    crop_padding: int = Field(default=0, ge=0)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    penalty: Penalty
+
+
+class Variant(Section):
+    """A network and its training: the defaults with one variant's overrides merged in."""
+
+    model: Model
+    train: Train
+
+
+class Score(Section):
+    """How blocks are scored."""
+
+    seed: int = Field(default=0, ge=0)
+    samples: int = Field(ge=2)
+    projections: int = Field(ge=1)
+
+
+class Plan(Section):
+    """Which blocks go, in which order, and how many."""
+
+    criterion: Literal["msw", "sliced", "block_influence", "random", "leave_one_out"]
+    max_accuracy_drop_pct: float = Field(ge=0)
+    bn_samples: int = Field(ge=2)
+
+
+class Export(Section):
+    """How far the ONNX file may be from the PyTorch network."""
+
+    tolerance: float = Field(gt=0)
+
+
+class Collapse(Section):
+    """How collapsed graphs are compared with the bypassed PyTorch network."""
+
+    samples: int = Field(ge=1)
+    tolerance: float = Field(gt=0)
+
+
+class Batch(Section):
+    """The dynamic batch profile of an engine."""
+
+    min: int = Field(ge=1)
+    opt: int = Field(ge=1)
+    max: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Batch":
+        if not self.min <= self.opt <= self.max:
+            raise ValueError(f"needs min <= opt <= max, got {self.min}, {self.opt}, {self.max}")
+        return self
+
+
+class Build(Section):
+    """Which engines are built."""
+
+    backends: list[Literal["onnxruntime", "tensorrt_rtx", "tensorrt", "openvino"]]
+    compute_capabilities: list[str] = Field(min_length=1)
+    batch: Batch
+
+
+class Benchmark(Section):
+    """How engines are timed."""
+
+    batch_sizes: list[int] = Field(min_length=1)
+    warmup: int = Field(ge=0)
+    rounds: int = Field(ge=1)
+    repeats: int = Field(ge=1)
+    threads: int | None = Field(default=None, ge=1)
+
+    @field_validator("batch_sizes")
+    @classmethod
+    def _positive(cls, sizes: list[int]) -> list[int]:
+        if min(sizes) < 1:
+            raise ValueError(f"batch sizes start at 1, got {min(sizes)}")
+        return sorted(set(sizes))
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    name: str = Field(pattern=r"^[\w][\w .-]*$")
+    prepare: Prepare
+    model: Model
+    train: Train
+    variants: dict[str, Variant] = Field(min_length=1)
+    score: Score
+    plan: Plan
+    export: Export
+    collapse: Collapse
+    build: Build
+    benchmark: Benchmark
+
+    @model_validator(mode="after")
+    def _batches_fit_the_profile(self) -> "Params":
+        largest = self.benchmark.batch_sizes[-1]
+        if largest > self.build.batch.max:
+            raise ValueError(
+                f"benchmark.batch_sizes has {largest}, more than build.batch.max = "
+                f"{self.build.batch.max}; raise one or lower the other"
+            )
+        return self
+
+    def variant(self, name: str) -> Variant:
+        """Return the settings of a variant; `ParamsError` where there is none of that name."""
+        if name not in self.variants:
+            raise ParamsError(
+                f"no variant {name!r} in {PARAMS}{near_matches(name, self.variants)}; "
+                f"there are {', '.join(self.variants)}"
+            )
+        return self.variants[name]
+
+
+def load_params(path: Path = PARAMS) -> Params:
+    """Read and validate params.yaml.
+
+    Raises:
+        ParamsError: names the key, its value, what is allowed, and near matches of unknown keys.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise ParamsError(f"{path} is missing; run from the folder that holds it") from e
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ParamsError(f"{path} is not valid YAML: {e}") from e
+    try:
+        return Params.model_validate(_with_merged_variants(raw, path))
+    except ValidationError as e:
+        raise ParamsError("\n".join(_explain(error, path) for error in e.errors())) from e
+
+
+def _with_merged_variants(raw: Any, path: Path) -> Any:  # noqa: ANN401 - not validated yet
+    """Return `raw` with each variant completed by the default `model` and `train` sections."""
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{path} must hold keys and values, got {type(raw).__name__}")
+    variants = raw.get("variants")
+    if not isinstance(variants, dict):
+        return raw
+    defaults = {key: raw[key] for key in ("model", "train") if key in raw}
+    for name in variants:
+        if not isinstance(name, str) or not name.replace("-", "_").isidentifier():
+            raise ParamsError(
+                f"{path}: variant {name!r}: use letters, digits, '-' and '_', not starting with a digit"
+            )
+    return raw | {"variants": {name: _merge(defaults, own) for name, own in variants.items()}}
+
+
+def _merge(default: Any, own: Any) -> Any:  # noqa: ANN401 - not validated yet
+    """Lay `own` over `default`, key by key. `options` and lists are replaced whole."""
+    if own is None or not isinstance(default, dict) or not isinstance(own, dict):
+        return default if own is None else own
+    return default | {
+        key: value if key == "options" else _merge(default.get(key), value)
+        for key, value in own.items()
+    }
+
+
+def _explain(error: ErrorDetails, path: Path) -> str:
+    """Turn one pydantic error into one line: file, key, value, what is wrong."""
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        *_, last = error["loc"]
+        return f"{path}: unknown key {key}{near_matches(str(last), _keys_beside(error['loc']))}"
+    if error["type"] == "missing":
+        return f"{path}: {key} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    if not key:
+        return f"{path}: {message}"
+    hint = ""
+    if isinstance(error["input"], str) and error["type"] in {"float_type", "int_type"}:
+        hint = " (a number without quotes; scientific notation needs a dot: 1.0e-4)"
+    shown = "" if error["type"] == "value_error" else f" = {error['input']!r}"
+    return f"{path}: {key}{shown}: {message}{hint}"
+
+
+def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+    """Return the keys allowed where an unknown one was found."""
+    section: Any = Params
+    for part in location[:-1]:
+        if section is Params and part == "variants":
+            section = Variant
+            continue
+        fields = getattr(section, "model_fields", {})
+        names = {field.alias or name: field.annotation for name, field in fields.items()}
+        section = names.get(str(part), section)
+    fields = getattr(section, "model_fields", {})
+    return [field.alias or name for name, field in fields.items()]
