@@ -1,14 +1,14 @@
 """Errors a user can cause and fix; a stage prints them as one line and exits with 1.
 
-    ShoalError
-    ├── ParamsError              params.yaml: unknown key, wrong type, value out of range
-    ├── DataError                missing or corrupt images, empty classes, wrong folder layout
-    ├── UnknownModelError        no model of that name
-    ├── BlockError               unknown block, or one that cannot be removed
-    ├── ArtifactError            a file of an earlier stage is missing or damaged
-    ├── ParityError              two networks that must agree do not
-    └── BackendError             an engine could not be built or run
-        └── BackendUnavailable   the backend's package or device is not here
+ShoalError
+├── ParamsError              params.yaml: unknown key, wrong type, value out of range
+├── DataError                missing or corrupt images, empty classes, wrong folder layout
+├── UnknownModelError        no model of that name
+├── BlockError               unknown block, or one that cannot be removed
+├── ArtifactError            a file of an earlier stage is missing or damaged
+├── ParityError              two networks that must agree do not
+└── BackendError             an engine could not be built or run
+    └── BackendUnavailable   the backend's package or device is not here
 """
 
 import difflib

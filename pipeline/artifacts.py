@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,3 +87,12 @@ def digest(value: Any) -> str:  # noqa: ANN401 - any JSON value
     """Return 16 hexadecimal digits that name a JSON value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
+
+def code_digest() -> str:
+    """Name the code that is running: the sources of all modules of Shoal loaded so far."""
+    sources = {
+        name: file_sha256(Path(module.__file__))
+        for name, module in sys.modules.items()
+        if name.partition(".")[0] in {"models", "pipeline"} and module.__file__
+    }
+    return digest(sources)

@@ -202,7 +202,7 @@ def load_params(path: Path = PARAMS) -> Params:
     try:
         return Params.model_validate(_with_merged_variants(raw, path))
     except ValidationError as e:
-        raise ParamsError("\n".join(_explain(error, path) for error in e.errors())) from e
+        raise ParamsError("\n".join(_explain(error, path) for error in _causes(e))) from e
 
 
 def _with_merged_variants(raw: Any, path: Path) -> Any:  # noqa: ANN401 - not validated yet
@@ -216,7 +216,8 @@ def _with_merged_variants(raw: Any, path: Path) -> Any:  # noqa: ANN401 - not va
     for name in variants:
         if not isinstance(name, str) or not name.replace("-", "_").isidentifier():
             raise ParamsError(
-                f"{path}: variant {name!r}: use letters, digits, '-' and '_', not starting with a digit"
+                f"{path}: variant {name!r}: use letters, digits, '-' and '_', "
+                "and start with a letter"
             )
     return raw | {"variants": {name: _merge(defaults, own) for name, own in variants.items()}}
 
@@ -229,6 +230,19 @@ def _merge(default: Any, own: Any) -> Any:  # noqa: ANN401 - not validated yet
         key: value if key == "options" else _merge(default.get(key), value)
         for key, value in own.items()
     }
+
+
+def _causes(error: ValidationError) -> list[ErrorDetails]:
+    """Leave out what follows from another error: inherited by a variant, or a misspelt key."""
+    errors = error.errors()
+    places = {e["loc"] for e in errors}
+    misspelt = {e["loc"][:-1] for e in errors if e["type"] == "extra_forbidden"}
+    return [
+        e
+        for e in errors
+        if not (e["loc"][0:1] == ("variants",) and e["loc"][2:] in places)
+        and not (e["type"] == "missing" and e["loc"][:-1] in misspelt)
+    ]
 
 
 def _explain(error: ErrorDetails, path: Path) -> str:

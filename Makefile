@@ -1,0 +1,47 @@
+# Everything Shoal does, by one word each. Every target sets up what it needs.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONDONTWRITEBYTECODE := 1
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: help setup data repro test check ui clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY) ## make the environment in .venv from requirements.lock
+
+$(READY): requirements.lock scripts/setup.sh
+	@PYTHON="$(PYTHON)" bash scripts/setup.sh "$(VENV)"
+	@touch $(READY)
+
+data: setup ## fetch and prepare the images
+	@dvc repro prepare
+
+repro: setup ## run the whole pipeline, print the table of variants
+	@dvc repro
+	@echo; cat reports/summary.md; echo
+	@echo "Compare the variants in the MLflow UI: make ui"
+
+test: setup ## run the tests
+	@python -m pytest
+
+check: setup ## format, lint, types, import contracts and tests
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+	python -m pytest
+
+ui: setup ## open the MLflow UI on this machine
+	@python -m stages.ui
+
+clean: ## remove everything that can be made again (data, artifacts, caches, environment)
+	rm -rf artifacts .cache .dvc/cache .dvc/tmp mlartifacts mlflow.db* .pytest_cache .mypy_cache .ruff_cache \
+		.hypothesis .import_linter_cache $(VENV)
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

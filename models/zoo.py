@@ -1,0 +1,143 @@
+"""Networks by name: any timm architecture, and the two CIFAR variants of the LaCoOT authors.
+
+A trained network is a folder of two files: `model.json` (how to create it) and
+`weights.safetensors` (loaded strictly).
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models.errors import ArtifactError, ShoalError, UnknownModelError, near_matches
+from models.resnet_cifar import ResNetCifar
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What it takes to create a network again and to feed it."""
+
+    name: str
+    num_classes: int
+    in_chans: int
+    image_size: int
+    mean: list[float]  # per channel, of pixels scaled to 0..1
+    std: list[float]
+    classes: list[str]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def example(self, batch: int = 2) -> Tensor:
+        """Return a batch of zeros of the input's shape, (batch, in_chans, size, size)."""
+        return torch.zeros(batch, self.in_chans, self.image_size, self.image_size)
+
+
+def resnet18_cifar(num_classes: int, in_chans: int, *, width: int = 64) -> nn.Module:
+    """ResNet-18 with a 3×3 stride-1 stem and a 3×3/2 max-pool, as the LaCoOT authors train it."""
+    return ResNetCifar((2, 2, 2, 2), num_classes, in_chans, width)
+
+
+def mobilenetv2_cifar(num_classes: int, in_chans: int) -> nn.Module:
+    """MobileNetV2 for 32×32 images: stride 1 in the stem and in the second stage."""
+    import timm
+
+    model: nn.Module = timm.create_model(
+        "mobilenetv2_100", num_classes=num_classes, in_chans=in_chans
+    )
+    for name in ("conv_stem", "blocks.1.0.conv_dw"):
+        convolution: Any = model.get_submodule(name)
+        convolution.stride = (1, 1)
+    return model
+
+
+CIFAR_VARIANTS: dict[str, Callable[..., nn.Module]] = {
+    "resnet18_cifar": resnet18_cifar,
+    "mobilenetv2_cifar": mobilenetv2_cifar,
+}
+
+
+def create(
+    name: str,
+    num_classes: int,
+    *,
+    in_chans: int = 3,
+    pretrained: bool = False,
+    **kw: Any,  # noqa: ANN401 - the architecture's own options
+) -> nn.Module:
+    """Create a network that maps images (n, in_chans, h, w) to logits (n, num_classes).
+
+    Args:
+        name: any timm architecture, or one of `CIFAR_VARIANTS`.
+        num_classes: number of logits.
+        in_chans: image channels.
+        pretrained: load the architecture's published weights (timm only; needs its hub).
+        kw: the architecture's own options, e.g. ``width=16`` or ``img_size=64``.
+
+    Raises:
+        UnknownModelError: there is no such name; the message has near matches.
+        ShoalError: the architecture refuses an option, or its weights cannot be fetched.
+    """
+    try:
+        if name in CIFAR_VARIANTS:
+            if pretrained:
+                raise ShoalError(f"model {name!r} has no published weights; set pretrained: false")
+            return CIFAR_VARIANTS[name](num_classes, in_chans, **kw)
+        return _create_timm(name, num_classes, in_chans, pretrained, kw)
+    except TypeError as e:
+        raise ShoalError(f"model {name!r} does not take the options {kw}: {e}") from e
+
+
+def _create_timm(
+    name: str, num_classes: int, in_chans: int, pretrained: bool, options: dict[str, Any]
+) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name.split(".", maxsplit=1)[0]):
+        known = [*CIFAR_VARIANTS, *timm.list_models()]
+        raise UnknownModelError(
+            f"no model {name!r}{near_matches(name, known)}; "
+            "any name of timm.list_models() will do, or " + ", ".join(CIFAR_VARIANTS)
+        )
+    try:
+        model: nn.Module = timm.create_model(
+            name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **options
+        )
+    except (OSError, RuntimeError) as e:  # the hub's errors are OSErrors; no weights: RuntimeError
+        raise ShoalError(f"model {name!r} could not be created: {e}") from e
+    return model
+
+
+def normalisation(model: nn.Module) -> tuple[list[float], list[float]]:
+    """Return the (mean, std) per channel that a timm network's published weights expect."""
+    published: Any = model.pretrained_cfg
+    return list(published["mean"]), list(published["std"])
+
+
+def save(folder: Path, spec: ModelSpec, model: nn.Module) -> None:
+    """Write `model.json` and `weights.safetensors` into an existing folder."""
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    save_file(state, folder / "weights.safetensors")
+    (folder / "model.json").write_text(json.dumps(asdict(spec), indent=2) + "\n", encoding="utf-8")
+
+
+def load(folder: Path) -> tuple[nn.Module, ModelSpec]:
+    """Load what `save` wrote, in evaluation mode on the CPU.
+
+    Raises:
+        ArtifactError: a file is missing or damaged, or the weights are not this network's.
+    """
+    try:
+        spec = ModelSpec(**json.loads((folder / "model.json").read_text(encoding="utf-8")))
+        state = load_file(folder / "weights.safetensors")
+        model = create(spec.name, spec.num_classes, in_chans=spec.in_chans, **spec.options)
+        model.load_state_dict(state, strict=True)
+    except FileNotFoundError as e:
+        raise ArtifactError(f"{e.filename or folder} is missing; `dvc repro` makes it") from e
+    except (json.JSONDecodeError, TypeError, SafetensorError, RuntimeError) as e:
+        raise ArtifactError(f"{folder} holds no usable network ({e}); train it again") from e
+    return model.eval(), spec

@@ -1,0 +1,116 @@
+"""What enters and leaves each block: captured by hooks, and measured over a calibration set."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
+
+from pipeline.distances import directions, projected_distances
+
+Features = dict[str, tuple[Tensor, Tensor]]  # block name → (input, output), each (n, ...)
+
+
+@dataclass(frozen=True)
+class BlockStatistics:
+    """How far a block is from the identity, over a calibration set."""
+
+    msw: float  # max-sliced Wasserstein distance of input and output
+    sliced: float  # sliced Wasserstein distance
+    displacement: float  # E‖f(x) − x‖ / E‖x‖: 0 only for the identity, unlike the distances
+    cosine: float  # E cos(x, f(x))
+
+
+@contextmanager
+def block_features(model: nn.Module, names: Iterable[str]) -> Iterator[Features]:
+    """Yield a dict that holds, after each forward pass, every named block's input and output.
+
+    The tensors are the network's own, not copies, and carry its graph.
+    """
+    features: Features = {}
+    handles = []
+    for name in names:
+
+        def keep(_: nn.Module, args: Any, kwargs: Any, y: Tensor, name: str = name) -> None:  # noqa: ANN401
+            features[name] = (args[0] if args else next(iter(kwargs.values())), y)
+
+        handles.append(model.get_submodule(name).register_forward_hook(keep, with_kwargs=True))
+    try:
+        yield features
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def measure_blocks(
+    model: nn.Module,
+    names: Sequence[str],
+    batches: Iterable[Tensor],
+    *,
+    n_projections: int,
+    seed: int,
+) -> dict[str, BlockStatistics]:
+    """Measure each block over all batches at once, in evaluation mode.
+
+    Directions are drawn once per feature width and shared by the blocks of that width. Only the
+    projections (N, L) are kept, so the distances are those of the whole set and not a mean over
+    batches.
+
+    Args:
+        model: the network.
+        names: removable blocks.
+        batches: images (n, c, h, w) on the model's device.
+        n_projections: directions per feature width.
+        seed: of the directions; the same seed gives the same directions.
+    """
+    sums = {name: _Sums([], [], 0.0, 0.0, 0.0, 0) for name in names}
+    shared: dict[int, Float[Tensor, "d L"]] = {}
+    with torch.no_grad(), block_features(model.eval(), names) as features:
+        for images in batches:
+            model(images)
+            for name, (x, y) in features.items():
+                x, y = x.flatten(1).float(), y.flatten(1).float()  # noqa: PLW2901 - (n, d)
+                if x.shape[1] not in shared:
+                    generator = torch.Generator().manual_seed(seed)
+                    shared[x.shape[1]] = directions(
+                        x.shape[1], n_projections, generator=generator, device=x.device
+                    )
+                sums[name].add(x, y, shared[x.shape[1]])
+    return {name: total.statistics() for name, total in sums.items()}
+
+
+@dataclass
+class _Sums:
+    """Running totals of one block."""
+
+    projected_inputs: list[Float[Tensor, "n L"]]
+    projected_outputs: list[Float[Tensor, "n L"]]
+    displacement: float
+    norm: float
+    cosine: float
+    count: int
+
+    def add(self, x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], theta: Tensor) -> None:
+        self.projected_inputs.append(x @ theta)
+        self.projected_outputs.append(y @ theta)
+        self.displacement += (y - x).norm(dim=1).sum().item()
+        self.norm += x.norm(dim=1).sum().item()
+        self.cosine += cosine_similarity(x, y).sum().item()
+        self.count += len(x)
+
+    def statistics(self) -> BlockStatistics:
+        msw, sliced = projected_distances(
+            torch.cat(self.projected_inputs), torch.cat(self.projected_outputs)
+        )
+        return BlockStatistics(
+            msw=msw.item(),
+            sliced=sliced.item(),
+            displacement=self.displacement / self.norm
+            if self.norm
+            else float(self.displacement > 0),
+            cosine=self.cosine / self.count,
+        )

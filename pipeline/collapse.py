@@ -1,0 +1,127 @@
+"""Remove blocks from an exported ONNX graph: bypass each, then drop what is dead.
+
+A block with one activation entering and one leaving, of the same shape, is bypassed by letting
+every consumer of the latter read the former.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import ModelProto
+
+from models.errors import BlockError, near_matches
+from pipeline.artifacts import replace_file
+from pipeline.onnx_graph import (
+    Boundary,
+    GraphSize,
+    graph_size,
+    load_onnx,
+    read_boundaries,
+    record_boundaries,
+)
+
+
+@dataclass(frozen=True)
+class CollapseReport:
+    """What a collapse removed and what it saved."""
+
+    removed: list[str]
+    before: GraphSize
+    after: GraphSize
+
+
+def collapse_onnx(source: Path, target: Path, remove: Sequence[str]) -> CollapseReport:
+    """Write `source` without the named blocks to `target`.
+
+    Args:
+        source: an ONNX file written by `export_onnx` (or by this function).
+        target: the collapsed file; tensor and node names and metadata are kept.
+        remove: block names, as `find_blocks` gives them, in any order.
+
+    Raises:
+        BlockError: a block is unknown, changes shape, or has more than one activation entering
+            or leaving. Nothing is written.
+        ArtifactError: `source` is not a valid ONNX file with recorded block boundaries.
+    """
+    model = load_onnx(source)
+    boundaries = read_boundaries(model)
+    chosen = [_removable(name, boundaries) for name in remove]
+    kept = [b for name, b in boundaries.items() if name not in set(remove)]
+    collapsed = _bypass(model, chosen) if chosen else model
+    replaced = _replacements(chosen)
+    record_boundaries(collapsed, [_moved(boundary, replaced) for boundary in kept])
+    with replace_file(target) as temporary:
+        onnx.save(collapsed, temporary)
+        load_onnx(temporary)
+    return CollapseReport(list(remove), graph_size(model), graph_size(collapsed))
+
+
+def _removable(name: str, boundaries: Mapping[str, Boundary]) -> Boundary:
+    """Return the block's boundary, or say why it cannot be removed."""
+    if name not in boundaries:
+        known = ", ".join(n for n, b in boundaries.items() if not b.reason) or "none"
+        hint = near_matches(name, boundaries)
+        raise BlockError(f"no block {name!r} in the graph{hint}; removable are: {known}")
+    boundary = boundaries[name]
+    if boundary.reason:
+        raise BlockError(f"block {name!r} cannot be removed: it {boundary.reason}")
+    if len(boundary.inputs) != 1 or len(boundary.outputs) != 1:
+        raise BlockError(
+            f"block {name!r} cannot be removed: activations entering are "
+            f"{boundary.inputs} and leaving {boundary.outputs}; one of each is needed"
+        )
+    return boundary
+
+
+def _replacements(chosen: Iterable[Boundary]) -> dict[str, str]:
+    """Return {a block's output: the tensor to read instead}, past removed neighbours."""
+    direct = {b.outputs[0]: b.inputs[0] for b in chosen}
+
+    def follow(name: str) -> str:
+        while name in direct:
+            name = direct[name]
+        return name
+
+    return {name: follow(name) for name in direct}
+
+
+def _moved(boundary: Boundary, replaced: Mapping[str, str]) -> Boundary:
+    """Return the boundary of a block that stays, entered by what its removed neighbours left."""
+    inputs = sorted({replaced.get(name, name) for name in boundary.inputs})
+    return Boundary(boundary.name, inputs, boundary.outputs, boundary.reason)
+
+
+def _bypass(model: ModelProto, chosen: Sequence[Boundary]) -> ModelProto:
+    """Rewire the graph around the chosen blocks and drop the nodes left without a consumer."""
+    graph = gs.import_onnx(model)
+    tensors = graph.tensors()
+    for old, new in _replacements(chosen).items():
+        _read_instead(graph, tensors[old], tensors[new])
+    graph.cleanup().toposort()
+    collapsed: ModelProto = gs.export_onnx(graph, do_type_check=False)
+    _restore_metadata(collapsed, model)
+    return collapsed
+
+
+def _read_instead(graph: gs.Graph, old: gs.Tensor, new: gs.Tensor) -> None:
+    """Let every consumer of `old` read `new`; a graph output keeps its name through an Identity."""
+    for consumer in list(old.outputs):
+        consumer.inputs = [new if tensor is old else tensor for tensor in consumer.inputs]
+    if any(output is old for output in graph.outputs):
+        old.inputs.clear()
+        graph.nodes.append(gs.Node("Identity", f"bypass_{old.name}", inputs=[new], outputs=[old]))
+
+
+def _restore_metadata(collapsed: ModelProto, original: ModelProto) -> None:
+    """Bring back what onnx-graphsurgeon drops: the model's and the nodes' metadata."""
+    collapsed.ir_version = original.ir_version
+    collapsed.producer_name = original.producer_name
+    collapsed.producer_version = original.producer_version
+    onnx.helper.set_model_props(collapsed, {p.key: p.value for p in original.metadata_props})
+    metadata = {node.name: node.metadata_props for node in original.graph.node}
+    for node in collapsed.graph.node:
+        if node.name in metadata and not node.metadata_props:
+            node.metadata_props.extend(metadata[node.name])

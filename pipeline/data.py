@@ -1,0 +1,178 @@
+"""The prepared images: opened without reading them, and served in shuffled, normalised batches."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64, UInt8
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from models.errors import ArtifactError
+from pipeline.artifacts import read_json
+
+Images = UInt8[Tensor, "n c h w"]
+Labels = Int64[Tensor, "n"]
+Augment = Callable[[Images, Generator], Images]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and their labels, row by row, in the order of the source (often sorted by class)."""
+
+    images: Images
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The three splits and what describes them; mean and std are per channel, of train, in 0..1."""
+
+    train: Split
+    validation: Split
+    test: Split
+    classes: list[str]
+    mean: list[float]
+    std: list[float]
+    image_size: int
+    channels: int
+
+
+def load(folder: Path) -> Dataset:
+    """Open a folder written by `prepare`; images stay on disk until they are used.
+
+    Raises:
+        ArtifactError: a file is missing or damaged, or does not agree with the manifest.
+    """
+    manifest = read_json(folder / "manifest.json")
+    try:
+        return Dataset(
+            **{split: _open(folder, split, manifest) for split in ("train", "validation", "test")},
+            classes=manifest["classes"],
+            mean=manifest["mean"],
+            std=manifest["std"],
+            image_size=manifest["image_size"],
+            channels=manifest["channels"],
+        )
+    except (KeyError, TypeError) as e:
+        raise ArtifactError(
+            f"{folder / 'manifest.json'} is damaged ({e!r}); delete it and run `dvc repro`"
+        ) from e
+
+
+def _open(folder: Path, split: str, manifest: dict[str, Any]) -> Split:
+    size, count = manifest["image_size"], sum(manifest["counts"][split].values())
+    image_shape = (count, manifest["channels"], size, size)
+    images = _mapped(folder / f"{split}_images.npy", np.dtype(np.uint8), image_shape)
+    labels = _mapped(folder / f"{split}_labels.npy", np.dtype(np.int64), (count,))
+    return Split(torch.from_numpy(images), torch.from_numpy(labels))
+
+
+def _mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        # Copy on write: torch warns of arrays it may not write to, and the file stays as it is.
+        array = np.lib.format.open_memmap(path, mode="c")
+    except FileNotFoundError as e:
+        raise ArtifactError(f"{path} is missing; `dvc repro` makes it") from e
+    except (ValueError, EOFError, OverflowError) as e:
+        raise ArtifactError(f"{path} is damaged ({e}); delete it and run `dvc repro`") from e
+    if array.dtype != dtype or array.shape != shape:
+        raise ArtifactError(
+            f"{path} holds {array.dtype} {array.shape}, but its manifest says {dtype} {shape}; "
+            "delete the folder and run `dvc repro`"
+        )
+    return array
+
+
+def subset(split: Split, n: int, seed: int) -> Split:
+    """Return `n` images drawn without replacement, in random order; all of them where n is more."""
+    rows = torch.randperm(len(split), generator=Generator().manual_seed(seed))[:n]
+    return Split(split.images[rows], split.labels[rows])
+
+
+def batches(
+    split: Split,
+    batch_size: int,
+    *,
+    mean: list[float],
+    std: list[float],
+    device: torch.device | str,
+    generator: Generator | None = None,
+    drop_last: bool = False,
+    augment: Augment | None = None,
+) -> Iterator[tuple[Float32[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
+    """Yield every image once, normalised by (x / 255 − mean) / std, with its label, on `device`.
+
+    A CPU `generator` shuffles and feeds `augment`: its state alone decides what comes, on whatever
+    device. Without one, images come in order. The last batch may be smaller, or is dropped.
+    """
+    if augment is not None and generator is None:
+        raise ValueError("augment draws random numbers; pass a generator")
+    device = torch.device(device)
+    scale, shift = _normalisation(mean, std, device)
+    for rows in _batch_rows(len(split), batch_size, generator, drop_last):
+        images = _to(device, split.images[rows])
+        if augment is not None and generator is not None:
+            images = augment(images, generator)
+        yield images.float().mul_(scale).add_(shift), _to(device, split.labels[rows])
+
+
+def _normalisation(
+    mean: list[float], std: list[float], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return scale and shift, each (c, 1, 1), so that x · scale + shift is the normalised image."""
+    means, stds = (torch.tensor(v, dtype=torch.float64).reshape(-1, 1, 1) for v in (mean, std))
+    return (1 / (255 * stds)).float().to(device), (-means / stds).float().to(device)
+
+
+def _batch_rows(
+    n: int, batch_size: int, generator: Generator | None, drop_last: bool
+) -> Iterator[Int64[Tensor, " b"]]:
+    order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
+    for rows in torch.split(order, batch_size):
+        if len(rows) == batch_size or not drop_last:
+            yield rows
+
+
+def _to(device: torch.device, tensor: Tensor) -> Tensor:
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def augmentation(flip: bool, crop_padding: int) -> Augment | None:
+    """Return a function of a batch that flips and crops at random; None where it would do neither.
+
+    Each image is mirrored left to right with probability ½, then padded by `crop_padding` black
+    pixels on every side and cut back to its size at a random place.
+    """
+    if not flip and crop_padding == 0:
+        return None
+
+    def augment(images: Images, generator: Generator) -> Images:
+        if flip:
+            images = _random_flip(images, generator)
+        return _random_crop(images, crop_padding, generator) if crop_padding else images
+
+    return augment
+
+
+def _random_flip(images: Images, generator: Generator) -> Images:
+    mirrored = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(mirrored.to(images.device).reshape(-1, 1, 1, 1), images.flip(-1), images)
+
+
+def _random_crop(images: Images, padding: int, generator: Generator) -> Images:
+    n, _, height, width = images.shape
+    offsets = torch.randint(2 * padding + 1, (2, n), generator=generator).to(images.device)
+    padded = functional.pad(images, [padding] * 4)
+    # (n, c, h + 2p, w + 2p) -> every window (n, 2p + 1, 2p + 1, c, h, w) as a view -> (n, c, h, w)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
+    top, left = offsets
+    return windows[torch.arange(n, device=images.device), top, left]

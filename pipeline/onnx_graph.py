@@ -1,0 +1,139 @@
+"""Facts about an ONNX graph: how large it is, and the block boundaries recorded in it."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, NodeProto
+
+from models.errors import ArtifactError
+
+BLOCKS_KEY = "shoal.blocks"  # model metadata: the recorded boundaries, as JSON
+FLOATS = {
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+    onnx.TensorProto.DOUBLE,
+}
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """A block in the graph: which activation tensors enter and leave it."""
+
+    name: str  # the module's dotted path, as `find_blocks` gives it
+    inputs: list[str]
+    outputs: list[str]
+    reason: str  # why the block cannot be removed; empty where it can
+
+
+@dataclass(frozen=True)
+class GraphSize:
+    """The size of a graph; MACs are multiply-accumulates for one image."""
+
+    nodes: int
+    parameters: int  # floating-point constants, batch norm folded as the exporter left it
+    macs: int
+    size_bytes: int
+
+
+def load_onnx(path: Path) -> ModelProto:
+    """Load and check an ONNX file.
+
+    Raises:
+        ArtifactError: the file is missing, truncated or not a valid model.
+    """
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model, full_check=True)
+    except FileNotFoundError as e:
+        raise ArtifactError(f"{path} is missing; `dvc repro` makes it") from e
+    except (
+        DecodeError,
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+    ) as e:
+        raise ArtifactError(f"{path} is not a valid ONNX model ({e}); export it again") from e
+    return model
+
+
+def record_boundaries(model: ModelProto, boundaries: Iterable[Boundary]) -> None:
+    """Write the block boundaries into the model's metadata, replacing what was there."""
+    values = {prop.key: prop.value for prop in model.metadata_props}
+    values[BLOCKS_KEY] = json.dumps([asdict(boundary) for boundary in boundaries])
+    onnx.helper.set_model_props(model, values)
+
+
+def read_boundaries(model: ModelProto) -> dict[str, Boundary]:
+    """Return the recorded blocks by name.
+
+    Raises:
+        ArtifactError: the file was not written by `export_onnx`.
+    """
+    for prop in model.metadata_props:
+        if prop.key == BLOCKS_KEY:
+            return {item["name"]: Boundary(**item) for item in json.loads(prop.value)}
+    raise ArtifactError(
+        "the ONNX file records no block boundaries; export it with pipeline.export.export_onnx"
+    )
+
+
+def graph_size(model: ModelProto) -> GraphSize:
+    """Count nodes, floating-point parameters, MACs for one image, and serialised bytes."""
+    constants = [t for t in model.graph.initializer if t.data_type in FLOATS]
+    return GraphSize(
+        nodes=len(model.graph.node),
+        parameters=sum(math.prod(t.dims) for t in constants),
+        macs=_count_macs(model),
+        size_bytes=model.ByteSize(),
+    )
+
+
+def _count_macs(model: ModelProto) -> int:
+    """Sum the MACs of convolutions and matrix products, as torch's FLOP counter does."""
+    shapes = _shapes_for_one_image(model)
+    return sum(
+        MACS[node.op_type](
+            node, [shapes.get(name, ()) for name in node.input], shapes[node.output[0]]
+        )
+        for node in model.graph.node
+        if node.op_type in MACS
+    )
+
+
+def _shapes_for_one_image(model: ModelProto) -> dict[str, tuple[int, ...]]:
+    """Infer every tensor's shape with a batch of one."""
+    single = ModelProto()
+    single.CopyFrom(model)
+    del single.graph.value_info[:]
+    for value in [*single.graph.input, *single.graph.output]:
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    inferred = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
+    shapes = {t.name: tuple(t.dims) for t in inferred.initializer}
+    for value in [*inferred.input, *inferred.value_info, *inferred.output]:
+        shapes[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+    return shapes
+
+
+Shape = tuple[int, ...]
+
+
+def _conv_macs(node: NodeProto, inputs: list[Shape], output: Shape) -> int:
+    _, weight = inputs[:2]  # (out, in/groups, *kernel)
+    return math.prod(output) * math.prod(weight[1:])
+
+
+def _matmul_macs(node: NodeProto, inputs: list[Shape], output: Shape) -> int:
+    return math.prod(output) * inputs[0][-1]
+
+
+def _gemm_macs(node: NodeProto, inputs: list[Shape], output: Shape) -> int:
+    transposed = next((a.i for a in node.attribute if a.name == "transA"), 0)
+    return math.prod(output) * inputs[0][0 if transposed else -1]
+
+
+MACS = {"Conv": _conv_macs, "MatMul": _matmul_macs, "Gemm": _gemm_macs}

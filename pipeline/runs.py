@@ -1,0 +1,70 @@
+"""A run as MLflow is to hold it: its form, and the names of its numbers and parameters."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SHORT_NAMES = {
+    "model.name": "model",
+    "model.options.": "model.",
+    "train.penalty.": "",
+    "train.": "",
+}
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The images behind a run, as MLflow's data-set input shows them."""
+
+    name: str
+    digest: str  # at most 36 characters
+    source: str
+    profile: Mapping[str, int]  # numbers of images
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """What one MLflow run holds."""
+
+    name: str
+    group: str  # runs that are looked up together: a variant in one state
+    key: str  # of the run itself: while a finished run has it, none is added
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    data: DataSet
+    artifacts: Mapping[str, Sequence[Path]] = field(default_factory=dict)  # folder: files
+
+
+def flat_numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers in nested dictionaries as ``outer.inner``; flags become 0 and 1.
+
+    Texts, lists and None are left out: what was not measured stays absent.
+    """
+    leaves = _leaves(values)
+    return {key: float(value) for key, value in leaves if isinstance(value, int | float)}
+
+
+def flat_params(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return a variant's `model` and `train` sections as texts under the names the UI shows.
+
+    ``model.name`` is ``model``, its options are ``model.<option>``, and what is under ``train``
+    or ``train.penalty`` goes by its last name: ``epochs``, ``lambda``.
+    """
+    return {_short_name(key): str(value) for key, value in _leaves(values)}
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _short_name(key: str) -> str:
+    for long, short in SHORT_NAMES.items():
+        if key.startswith(long):
+            return short + key.removeprefix(long)
+    return key

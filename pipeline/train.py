@@ -1,0 +1,224 @@
+"""Train a network on cross-entropy + λ·R (LaCoOT, arXiv 2406.08933, section 4), resumably.
+
+After every epoch the whole state goes to a checkpoint. Each epoch draws its randomness from
+(seed, epoch) alone, so a run that was killed and continued ends with the same weights as one
+that was not (bit for bit on the CPU with one thread).
+"""
+
+import math
+import pickle
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from models.errors import ArtifactError, ShoalError
+from pipeline.activations import measure_blocks
+from pipeline.artifacts import replace_file
+from pipeline.data import Dataset, augmentation, batches, subset
+from pipeline.devices import pick_precision
+from pipeline.evaluate import accuracy_pct
+from pipeline.optimizers import OPTIMIZERS, learning_rate
+from pipeline.params import Train
+from pipeline.progress import progress
+from pipeline.regularizer import ESTIMATORS, block_penalty
+
+EpochLog = dict[str, Any]
+MONITORED_IMAGES = 1024  # validation images on which the distances per block are followed
+EVALUATION_BATCH = 256
+
+
+def train(
+    model: nn.Module,
+    data: Dataset,
+    params: Train,
+    blocks: Sequence[str],
+    *,
+    device: torch.device,
+    checkpoint: Path,
+    log: Callable[[EpochLog], None],
+) -> list[EpochLog]:
+    """Train `model` in place and return one entry per epoch.
+
+    Args:
+        model: a freshly created network.
+        data: prepared images; train is learnt from, validation is only looked at.
+        params: the `train` section, the penalty included.
+        blocks: removable blocks; the penalty is the mean over them.
+        device: where to train.
+        checkpoint: file of the resumable state; continued from where it exists.
+        log: called with each entry, those of a resumed run's past included: learning rate,
+            losses, validation accuracy, distance per block, images/s, seconds.
+
+    Raises:
+        ShoalError: the loss is not finite, or a penalty is asked for and no block is removable.
+    """
+    if params.penalty.weight > 0 and not blocks:
+        raise ShoalError("the penalty needs a removable block and this network has none")
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    dtype = pick_precision(params.precision, device)
+    run = _Run(
+        model=model,
+        data=data,
+        params=params,
+        blocks=blocks,
+        device=device,
+        dtype=dtype,
+        optimizer=OPTIMIZERS[params.optimizer](model, params),
+        scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+        history=[],
+    )
+    if checkpoint.exists():
+        run.resume(checkpoint)
+        for entry in run.history:
+            log(entry)
+    for epoch in range(len(run.history), params.epochs):
+        entry = run.train_and_validate(epoch)
+        run.history.append(entry)
+        run.save(checkpoint)
+        log(entry)
+    return run.history
+
+
+@dataclass
+class _Run:
+    """A training under way: what changes from epoch to epoch and what it works on."""
+
+    model: nn.Module
+    data: Dataset
+    params: Train
+    blocks: Sequence[str]
+    device: torch.device
+    dtype: torch.dtype  # of autocast; float32 is none
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    history: list[EpochLog]
+
+    def train_and_validate(self, epoch: int) -> EpochLog:
+        started = time.perf_counter()
+        entry: EpochLog = {"epoch": epoch + 1} | self.train_epoch(epoch)
+        trained = time.perf_counter()
+        entry |= self.validate()
+        entry["images_per_s"] = len(self.data.train.labels) / (trained - started)
+        entry["seconds"] = time.perf_counter() - started
+        return entry
+
+    def train_epoch(self, epoch: int) -> EpochLog:
+        """Pass over the training images once; return the last learning rate and the mean losses."""
+        params = self.params
+        torch.manual_seed(self.seed(epoch, 0))  # dropout, drop path
+        steps = math.ceil(len(self.data.train.labels) / params.batch_size)
+        sums = torch.zeros(2, device=self.device)  # task loss, penalty
+        rate = params.learning_rate
+        self.model.train()
+        with self.penalty(epoch) as penalty:
+            bar = progress(
+                self.training_batches(epoch),
+                f"epoch {epoch + 1}/{params.epochs}",
+                total=steps,
+                unit="batch",
+            )
+            for step, (images, labels) in enumerate(bar):
+                rate = learning_rate((epoch * steps + step) / (params.epochs * steps), params)
+                sums += self.step(images, labels, rate, penalty)
+        task_loss, mean_penalty = (sums / steps).tolist()
+        loss = task_loss + params.penalty.weight * mean_penalty
+        if not math.isfinite(loss):
+            raise ShoalError(
+                f"the loss is {loss} in epoch {epoch + 1}; lower train.learning_rate (now "
+                f"{params.learning_rate}) or train.penalty.lambda (now {params.penalty.weight})"
+            )
+        return {
+            "learning_rate": rate,
+            "loss": loss,
+            "task_loss": task_loss,
+            "penalty": mean_penalty,
+        }
+
+    def step(
+        self, images: Tensor, labels: Tensor, rate: float, penalty: Callable[[], Tensor]
+    ) -> Tensor:
+        """Take one optimiser step; return (task loss, penalty), on the device."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits = self.model(images.to(memory_format=torch.channels_last))
+        task, extra = cross_entropy(logits.float(), labels), penalty()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss: Tensor = self.scaler.scale(task + self.params.penalty.weight * extra)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return torch.stack([task.detach(), extra.detach()])
+
+    @contextmanager
+    def penalty(self, epoch: int) -> Iterator[Callable[[], Tensor]]:
+        """Yield R as a function; where λ = 0 nothing is hooked and it is the constant 0."""
+        penalty = self.params.penalty
+        if penalty.weight == 0:
+            zero = torch.zeros((), device=self.device)
+            yield lambda: zero
+            return
+        generator = torch.Generator(self.device).manual_seed(self.seed(epoch, 1))
+        estimator = ESTIMATORS[penalty.estimator](penalty.projections, generator)
+        with block_penalty(self.model, self.blocks, estimator) as value:
+            yield value
+
+    def training_batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return batches(
+            self.data.train,
+            self.params.batch_size,
+            mean=self.data.mean,
+            std=self.data.std,
+            device=self.device,
+            generator=torch.Generator().manual_seed(self.seed(epoch, 2)),
+            augment=augmentation(self.params.flip, self.params.crop_padding),
+        )
+
+    def validate(self) -> EpochLog:
+        """Return the validation accuracy, and each block's distance on fixed validation images."""
+        self.model.eval()
+        options: Any = {"mean": self.data.mean, "std": self.data.std, "device": self.device}
+        accuracy = accuracy_pct(
+            self.model, batches(self.data.validation, EVALUATION_BATCH, **options)
+        )
+        monitored = subset(self.data.validation, MONITORED_IMAGES, seed=0)
+        statistics = measure_blocks(
+            self.model,
+            self.blocks,
+            (images for images, _ in batches(monitored, EVALUATION_BATCH, **options)),
+            n_projections=self.params.penalty.projections,
+            seed=0,
+        )
+        distances = {name: measured.msw for name, measured in statistics.items()}
+        return {"val_accuracy_pct": accuracy, "distances": distances}
+
+    def seed(self, epoch: int, purpose: int) -> int:
+        """Return a seed of its own for each purpose in each epoch."""
+        return (self.params.seed * 1_000_003 + epoch) * 10 + purpose
+
+    def save(self, checkpoint: Path) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "history": self.history,
+        }
+        with replace_file(checkpoint) as temporary:
+            torch.save(state, temporary)
+
+    def resume(self, checkpoint: Path) -> None:
+        try:
+            state = torch.load(checkpoint, map_location=self.device, weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as e:
+            raise ArtifactError(f"checkpoint {checkpoint} is damaged ({e}); delete it") from e
+        self.model.load_state_dict(state["model"], strict=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.history = state["history"]

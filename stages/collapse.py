@@ -1,0 +1,94 @@
+"""Collapse one variant's ONNX graph to every level of its plan, each proven equal to PyTorch.
+
+Writes artifacts/collapse/<variant>/level_<n>.onnx and metrics/collapse/<variant>.json.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.surgery import bypass, count_parameters
+from pipeline import verify
+from pipeline.artifacts import artifacts_dir, metrics_path, read_json, replace_dir, write_json
+from pipeline.collapse import collapse_onnx
+from pipeline.data import Dataset, Split, batches, subset
+from pipeline.engines import onnxruntime
+from pipeline.evaluate import accuracy_pct
+from pipeline.params import Collapse, load_params
+from stages import run_variant_stage
+from stages.trained import load_trained
+
+BATCH = 256
+
+
+def main(variant: str) -> None:
+    """Write, compare and evaluate the graph of every level."""
+    params = load_params()
+    params.variant(variant)
+    model, _, data = load_trained(variant)
+    source = artifacts_dir("export", variant) / "model.onnx"
+    levels = []
+    with replace_dir(artifacts_dir("collapse", variant)) as folder:
+        for planned in read_json(metrics_path("plan", variant))["levels"]:
+            target = folder / f"level_{planned['level']}.onnx"
+            measured = collapse_level(
+                source, target, planned["removed"], model=model, data=data, params=params.collapse
+            )
+            levels.append({"level": planned["level"], **measured})
+            print(
+                f"{variant}: level {planned['level']}  {measured['macs'] / 1e6:.2f} MMACs  "
+                f"test {measured['test_accuracy_pct']:.2f} %  "
+                f"equal to PyTorch within {measured['parity']['max_rel']:.1e}",
+                flush=True,
+            )
+    metrics = {"variant": variant, **params.collapse.model_dump(), "levels": levels}
+    write_json(metrics_path("collapse", variant), metrics)
+
+
+def collapse_level(
+    source: Path,
+    target: Path,
+    removed: list[str],
+    *,
+    model: nn.Module,
+    data: Dataset,
+    params: Collapse,
+) -> dict[str, Any]:
+    """Collapse `source` to `target`; compare it with the bypassed PyTorch network; measure it."""
+    report = collapse_onnx(source, target, removed)
+    run = onnxruntime.runner(target)
+    shallow = bypass(model, removed)
+    sample = subset(data.validation, params.samples, seed=0)
+    images, _ = next(batches(sample, params.samples, mean=data.mean, std=data.std, device="cpu"))
+    with torch.inference_mode():
+        expected = torch.cat([shallow(part) for part in torch.split(images, BATCH)]).numpy()
+    parity = verify.compare(expected, run(images.numpy()))
+    verify.require(parity, params.tolerance, f"{target.name} without {', '.join(removed)}")
+
+    def accuracy(split: Split) -> float:
+        def forward(x: Tensor) -> Tensor:
+            return torch.from_numpy(run(x.numpy()))
+
+        loader = batches(split, BATCH, mean=data.mean, std=data.std, device="cpu")
+        return accuracy_pct(forward, loader)
+
+    return {
+        "removed": removed,
+        "file": target.name,
+        "params": count_parameters(shallow),
+        "macs": report.after.macs,
+        "nodes": report.after.nodes,
+        "onnx_bytes": report.after.size_bytes,
+        "before": dataclasses.asdict(report.before),
+        "after": dataclasses.asdict(report.after),
+        "parity": dataclasses.asdict(parity),
+        "val_accuracy_pct": accuracy(data.validation),
+        "test_accuracy_pct": accuracy(data.test),
+    }
+
+
+if __name__ == "__main__":
+    run_variant_stage(main)

@@ -1,0 +1,54 @@
+"""Export one variant to ONNX and compare the file with PyTorch.
+
+Writes artifacts/export/<variant>/model.onnx and metrics/export/<variant>.json.
+"""
+
+import dataclasses
+
+import torch
+
+from pipeline import verify
+from pipeline.artifacts import artifacts_dir, metrics_path, replace_dir, write_json
+from pipeline.data import batches, subset
+from pipeline.engines import onnxruntime
+from pipeline.export import export_onnx
+from pipeline.onnx_graph import graph_size, load_onnx
+from pipeline.params import load_params
+from stages import run_variant_stage
+from stages.trained import load_trained
+
+SAMPLES = 64  # validation images on which PyTorch and ONNX are compared
+
+
+def main(variant: str) -> None:
+    """Export the trained network and compare the file with it on real images."""
+    params = load_params()
+    params.variant(variant)
+    model, spec, data = load_trained(variant)
+    sample = subset(data.validation, SAMPLES, seed=0)
+    images, _ = next(batches(sample, SAMPLES, mean=data.mean, std=data.std, device="cpu"))
+
+    target = artifacts_dir("export", variant)
+    with replace_dir(target) as folder:
+        path = export_onnx(model, spec.example(), folder / "model.onnx")
+        with torch.inference_mode():
+            expected = model(images).numpy()
+        parity = verify.compare(expected, onnxruntime.runner(path)(images.numpy()))
+        verify.require(parity, params.export.tolerance, f"{variant}: PyTorch and its ONNX export")
+        exported = load_onnx(path)
+    metrics = {
+        "variant": variant,
+        "file": "model.onnx",
+        "opset": exported.opset_import[0].version,
+        "onnx_bytes": graph_size(exported).size_bytes,
+        "parity": dataclasses.asdict(parity),
+    }
+    write_json(metrics_path("export", variant), metrics)
+    print(
+        f"{variant}: {target / 'model.onnx'}, opset {metrics['opset']}, "
+        f"equal to PyTorch within {parity.max_rel:.1e}"
+    )
+
+
+if __name__ == "__main__":
+    run_variant_stage(main)

@@ -1,0 +1,36 @@
+"""Plan one variant's removals: metrics/plan/<variant>.json."""
+
+from pipeline.artifacts import metrics_path, read_json, write_json
+from pipeline.devices import pick_device
+from pipeline.params import load_params
+from pipeline.plan import plan, removal_order
+from stages import run_variant_stage
+from stages.trained import load_trained
+
+
+def main(variant: str) -> None:
+    """Order the blocks by the chosen criterion, measure every level, choose one."""
+    params = load_params()
+    params.variant(variant)
+    scores = read_json(metrics_path("score", variant))["scores"][params.plan.criterion]
+    model, _, images = load_trained(variant)
+    order = removal_order(scores)
+    planned = plan(model, order, images, params.plan, pick_device())
+    metrics = {
+        "variant": variant,
+        "criterion": params.plan.criterion,
+        "max_accuracy_drop_pct": params.plan.max_accuracy_drop_pct,
+        "order": order,
+        **planned,
+    }
+    write_json(metrics_path("plan", variant), metrics)
+    for level in planned["levels"]:
+        chosen = "  <- chosen" if level["level"] == planned["chosen_level"] else ""
+        print(
+            f"{variant}: level {level['level']}  val {level['val_accuracy_pct']:.2f} %  "
+            f"(batch norm re-estimated: {level['val_accuracy_bn_pct']:.2f} %){chosen}"
+        )
+
+
+if __name__ == "__main__":
+    run_variant_stage(main)

@@ -1,0 +1,32 @@
+"""Fetch or read the images and write them in one size: artifacts/prepare, metrics/prepare.json."""
+
+from typing import Any
+
+from pipeline.artifacts import artifacts_dir, metrics_path, replace_dir, write_json
+from pipeline.params import load_params
+from pipeline.prepare import prepare
+from stages import run_stage
+
+
+def main() -> None:
+    """Prepare the images that params.yaml names."""
+    params = load_params().prepare
+    with replace_dir(artifacts_dir("prepare")) as target:
+        manifest = prepare(params, target)
+    write_json(metrics_path("prepare"), manifest)
+    print(_summary(manifest))
+
+
+def _summary(manifest: dict[str, Any]) -> str:
+    sizes = {split: sum(classes.values()) for split, classes in manifest["counts"].items()}
+    size = manifest["image_size"]
+    return (
+        f"prepared {manifest['source']}: "
+        + ", ".join(f"{n} {split}" for split, n in sizes.items())
+        + f" images of {manifest['channels']}×{size}×{size} in {len(manifest['classes'])} classes, "
+        f"{len(manifest['skipped'])} skipped"
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,67 @@
+"""Start MLflow's UI on the runs of this folder, on 127.0.0.1 and lean."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+from pipeline.store import (
+    ARTIFACT_ROOT,
+    TrackingError,
+    is_server,
+    shown,
+    sqlite_file,
+    store_uri,
+)
+from stages import run_stage
+
+HOST = "127.0.0.1"
+FIRST_PORT = 5000
+# Job workers, telemetry and four web workers triple MLflow's start-up time and memory.
+LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+def main() -> None:
+    """Print the address, then become the server. A remote store has its own: print that."""
+    uri = store_uri()
+    if is_server(uri):
+        print(f"MLFLOW_TRACKING_URI names a server; its UI is at {shown(uri)}")
+        return
+    file = sqlite_file(uri)
+    if file is not None and not file.exists():
+        raise TrackingError(
+            f"{file} is missing, so there is nothing to show: run `make repro` first"
+        )
+    port = free_port()
+    print(
+        f"MLflow UI: http://{HOST}:{port} (ready in about ten seconds; Ctrl-C stops it)", flush=True
+    )
+    command = [
+        *(str(Path(sys.executable).with_name("mlflow")), "ui"),
+        *("--backend-store-uri", uri, "--default-artifact-root", ARTIFACT_ROOT.resolve().as_uri()),
+        *("--host", HOST, "--port", str(port), "--workers", "1"),
+    ]
+    os.execvpe(command[0], command, os.environ | LEAN)
+
+
+def free_port() -> int:
+    """Return the first port from 5000 upwards that nothing listens on."""
+    for port in range(FIRST_PORT, FIRST_PORT + 1000):
+        with socket.socket() as probe:
+            # As the server does: a port of connections that have just closed is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if not _taken(probe, port):
+                return port
+    raise TrackingError(f"no free port from {FIRST_PORT} upwards; stop a server that is not needed")
+
+
+def _taken(probe: socket.socket, port: int) -> bool:
+    try:
+        probe.bind((HOST, port))
+    except OSError:
+        return True
+    return False
+
+
+if __name__ == "__main__":
+    run_stage(main)

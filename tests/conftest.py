@@ -1,0 +1,77 @@
+"""Real images for the tests: Fashion-MNIST, fetched by the code under test, and tiny folders."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from pipeline.fashion_mnist import DOWNLOADS, fetch
+from pipeline.params import Prepare
+from pipeline.prepare import prepare
+
+ROOT = Path(__file__).parent.parent
+Tree = dict[str, dict[str, int]]  # split folder -> class folder -> number of images
+Stage = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist() -> Path:
+    """The folder with the four *-ubyte.gz files; it outlives the tests."""
+    downloads = ROOT / DOWNLOADS
+    fetch(downloads)
+    return downloads
+
+
+@pytest.fixture(scope="session")
+def prepared(fashion_mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as `prepare` writes it: 500 images of Fashion-MNIST per split, 1×32×32."""
+    folder = tmp_path_factory.mktemp("prepared")
+    params = Prepare(source="fashion_mnist", path=str(fashion_mnist), image_size=32, limit=500)
+    prepare(params, folder)
+    return folder
+
+
+@pytest.fixture
+def write_images(tmp_path: Path) -> Callable[[Tree], Path]:
+    """A function that writes small grey images, all different, and returns the folder of them."""
+
+    def write(tree: Tree) -> Path:
+        rng = np.random.default_rng(0)
+        root = tmp_path / "images"
+        for split, classes in tree.items():
+            for name, count in classes.items():
+                folder = root / split / name
+                folder.mkdir(parents=True)
+                for i in range(count):
+                    pixels = rng.integers(0, 256, (9, 12), dtype=np.uint8)
+                    Image.fromarray(pixels).save(folder / f"{i:03}.png")
+        return root
+
+    return write
+
+
+@pytest.fixture
+def run_prepare_stage(tmp_path: Path) -> Stage:
+    """A function that runs the stage in `tmp_path`, on params.yaml with another `prepare`."""
+
+    def run(**section: object) -> subprocess.CompletedProcess[str]:
+        params = yaml.safe_load((ROOT / "params.yaml").read_text())
+        params["prepare"] = {"image_size": 16, **section}
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+        return subprocess.run(
+            [sys.executable, "-m", "stages.prepare"],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run

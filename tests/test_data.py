@@ -1,0 +1,239 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Generator
+
+from models.errors import ArtifactError
+from pipeline.data import Split, augmentation, batches, load, subset
+
+PLAIN = {"mean": [0.0], "std": [1 / 255], "device": "cpu"}  # normalised = the pixel itself
+
+
+def numbered(n, size=4):
+    """Images and labels that show their row."""
+    rows = torch.arange(n)
+    images = rows.to(torch.uint8).reshape(-1, 1, 1, 1).expand(n, 1, size, size).contiguous()
+    return Split(images, rows)
+
+
+def seeded(seed=0):
+    return Generator().manual_seed(seed)
+
+
+# --- load -----------------------------------------------------------------------------------
+
+
+def test_load_opens_what_prepare_wrote(prepared):
+    data = load(prepared)
+    manifest = json.loads((prepared / "manifest.json").read_text())
+    for split in ("train", "validation", "test"):
+        images, labels = getattr(data, split).images, getattr(data, split).labels
+        assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
+        assert images.shape == (500, 1, 32, 32)
+        np.testing.assert_array_equal(images.numpy(), np.load(prepared / f"{split}_images.npy"))
+        np.testing.assert_array_equal(labels.numpy(), np.load(prepared / f"{split}_labels.npy"))
+    for key in ("classes", "mean", "std", "image_size", "channels"):
+        assert getattr(data, key) == manifest[key]
+
+
+def test_the_normalised_train_images_have_mean_0_and_deviation_1(prepared):
+    data = load(prepared)
+    loader = batches(data.train, 64, mean=data.mean, std=data.std, device="cpu")
+    images = torch.cat([x for x, _ in loader])
+    assert images.dtype == torch.float32
+    assert images.double().mean().item() == pytest.approx(0, abs=1e-5)
+    assert images.double().std(correction=0).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_writing_to_loaded_images_leaves_the_file_alone(prepared):
+    before = (prepared / "test_images.npy").read_bytes()
+    load(prepared).test.images.fill_(7)
+    assert (prepared / "test_images.npy").read_bytes() == before
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def other_length(path):
+    np.save(path, np.load(path)[:-1])
+
+
+def other_type(path):
+    np.save(path, np.load(path).astype(np.int32))
+
+
+def not_an_array(path):
+    path.write_bytes(b"text")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, r"is damaged \(.*\); delete it and run `dvc repro`"),
+        (other_length, r"holds .*\(499,.*, but its manifest says .*\(500,.*; delete the folder"),
+        (other_type, "holds int32 .*, but its manifest says"),
+        (not_an_array, r"is damaged \(.*\); delete it"),
+        (lambda path: path.unlink(), "is missing; `dvc repro` makes it"),
+    ],
+)
+@pytest.mark.parametrize("name", ["train_images.npy", "validation_labels.npy"])
+def test_damaged_files_are_named(prepared, tmp_path, name, damage, message):
+    folder = shutil.copytree(prepared, tmp_path / "copy")
+    damage(folder / name)
+    with pytest.raises(ArtifactError, match=f"{name} {message}"):
+        load(folder)
+
+
+def test_a_manifest_without_a_key(prepared, tmp_path):
+    folder = shutil.copytree(prepared, tmp_path / "copy")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["std"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match=r"manifest.json is damaged \(KeyError\('std'\)\)"):
+        load(folder)
+
+
+def test_nothing_prepared(tmp_path):
+    with pytest.raises(ArtifactError, match=r"manifest.json is missing; `dvc repro` makes it"):
+        load(tmp_path)
+
+
+# --- batches --------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 200), st.integers(1, 64), st.integers(0, 2**31), st.booleans(), st.booleans())
+def test_every_image_comes_once_with_its_label(n, batch_size, seed, shuffled, drop_last):
+    generator = seeded(seed) if shuffled else None
+    got = list(batches(numbered(n), batch_size, **PLAIN, generator=generator, drop_last=drop_last))
+    full, rest = divmod(n, batch_size)
+    sizes = [batch_size] * full + ([rest] if rest and not drop_last else [])
+    assert [len(labels) for _, labels in got] == sizes
+    labels = [label for _, batch in got for label in batch.tolist()]
+    assert len(set(labels)) == len(labels) == sum(sizes)
+    if not shuffled:
+        assert labels == list(range(sum(sizes)))
+    for images, batch in got:
+        assert torch.equal(images[:, 0, 0, 0].round().long(), batch)
+
+
+def labels_of(loader):
+    return torch.cat([labels for _, labels in loader]).tolist()
+
+
+def test_the_generator_alone_decides_the_order():
+    split = numbered(200)
+    one, again, other = (
+        labels_of(batches(split, 32, **PLAIN, generator=seeded(seed))) for seed in (1, 1, 2)
+    )
+    assert one == again
+    assert one != other
+    generator = seeded(1)
+    assert labels_of(batches(split, 32, **PLAIN, generator=generator)) == one
+    assert labels_of(batches(split, 32, **PLAIN, generator=generator)) != one  # the next epoch
+
+
+def test_normalisation_is_per_channel():
+    images = torch.randint(0, 256, (5, 3, 4, 4), generator=seeded(), dtype=torch.uint8)
+    mean, std = [0.1, 0.5, 0.9], [0.2, 0.3, 0.4]
+    ((got, _),) = batches(Split(images, torch.zeros(5).long()), 8, mean=mean, std=std, device="cpu")
+    wanted = (images.double() / 255 - torch.tensor(mean).reshape(3, 1, 1)) / torch.tensor(
+        std
+    ).reshape(3, 1, 1)
+    torch.testing.assert_close(got.double(), wanted, rtol=0, atol=1e-6)
+
+
+def test_augment_needs_a_generator():
+    with pytest.raises(ValueError, match="pass a generator"):
+        next(batches(numbered(4), 2, **PLAIN, augment=augmentation(True, 0)))
+
+
+def test_subset_is_a_seeded_sample_without_repetition():
+    split = numbered(100)
+    one, again, other = (subset(split, 30, seed).labels.tolist() for seed in (0, 0, 1))
+    assert one == again
+    assert one != other
+    assert len(set(one)) == 30
+    drawn = subset(split, 30, 0)
+    assert torch.equal(drawn.images[:, 0, 0, 0].long(), drawn.labels)
+    assert sorted(subset(split, 1000, 0).labels.tolist()) == list(range(100))
+
+
+# --- augmentation ---------------------------------------------------------------------------
+
+shapes = st.tuples(
+    st.integers(1, 20), st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9)
+)
+
+
+def random_images(shape, seed):
+    return torch.randint(1, 256, shape, generator=seeded(seed), dtype=torch.uint8)
+
+
+@given(shapes, st.integers(0, 999))
+def test_a_flip_gives_the_image_or_its_mirror_image(shape, seed):
+    images = random_images(shape, seed)
+    flipped = augmentation(True, 0)(images, seeded(seed))
+    for image, got in zip(images, flipped, strict=True):
+        assert torch.equal(got, image) or torch.equal(got, image.flip(-1))
+
+
+@given(shapes, st.integers(1, 3), st.integers(0, 999))
+def test_a_crop_is_a_window_of_the_padded_image(shape, padding, seed):
+    images = random_images(shape, seed)
+    cropped = augmentation(False, padding)(images, seeded(seed))
+    _, _, height, width = shape
+    for image, got in zip(images.numpy(), cropped.numpy(), strict=True):
+        padded = np.pad(image, [(0, 0), (padding, padding), (padding, padding)])
+        places = range(2 * padding + 1)
+        windows = [padded[:, y : y + height, x : x + width] for y in places for x in places]
+        assert any((got == window).all() for window in windows)
+
+
+def test_half_are_flipped_and_all_places_are_cut():
+    images = torch.arange(25, dtype=torch.uint8).reshape(1, 1, 5, 5).repeat(4000, 1, 1, 1)
+    flipped = augmentation(True, 0)(images, seeded())
+    mirrored = (flipped[:, 0, 0, 0] == 4).float().mean().item()
+    assert mirrored == pytest.approx(0.5, abs=0.03)
+    cropped = augmentation(False, 1)(images, seeded())
+    places, counts = cropped[:, 0, 2, 2].unique(return_counts=True)
+    assert places.tolist() == [6, 7, 8, 11, 12, 13, 16, 17, 18]
+    assert (counts / 4000).tolist() == pytest.approx([1 / 9] * 9, abs=0.02)
+
+
+def test_nothing_to_augment():
+    assert augmentation(False, 0) is None
+
+
+def test_augmented_batches_repeat_with_the_generator(prepared):
+    data = load(prepared)
+    options = {
+        "mean": data.mean,
+        "std": data.std,
+        "device": "cpu",
+        "augment": augmentation(True, 4),
+    }
+    one, again = (
+        torch.cat([x for x, _ in batches(data.train, 128, **options, generator=seeded(5))])
+        for _ in range(2)
+    )
+    assert torch.equal(one, again)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_cuda_device_gets_the_same_batches(prepared):
+    data = load(prepared)
+    options = {"mean": data.mean, "std": data.std, "augment": augmentation(True, 4)}
+    here, there = (
+        list(batches(data.train, 128, **options, device=device, generator=seeded(5)))
+        for device in ("cpu", "cuda")
+    )
+    for (x, y), (x_cuda, y_cuda) in zip(here, there, strict=True):
+        assert x_cuda.is_cuda
+        torch.testing.assert_close(x_cuda.cpu(), x)
+        assert torch.equal(y_cuda.cpu(), y)

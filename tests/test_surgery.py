@@ -1,0 +1,52 @@
+"""Blocks replaced by the identity in PyTorch."""
+
+import pytest
+import torch
+from torch import nn
+
+from models.errors import BlockError
+from models.surgery import bypass, count_parameters
+from models.zoo import create
+
+
+def test_a_bypassed_network_is_the_network_without_the_block() -> None:
+    torch.manual_seed(0)
+    model = create("resnet18_cifar", 10, width=8).eval()
+    x = torch.randn(3, 3, 32, 32)
+    shallow = bypass(model, ["layer1.1", "layer3.1"])
+    by_hand = create("resnet18_cifar", 10, width=8).eval()
+    by_hand.load_state_dict(model.state_dict())
+    by_hand.layer1 = nn.Sequential(by_hand.layer1[0])
+    by_hand.layer3 = nn.Sequential(by_hand.layer3[0])
+    torch.testing.assert_close(shallow(x), by_hand(x))
+
+
+def test_the_original_is_untouched() -> None:
+    model = create("resnet18_cifar", 10, width=8).eval()
+    x = torch.randn(2, 3, 32, 32)
+    before = model(x)
+    bypass(model, ["layer1.0", "layer4.1"])
+    assert torch.equal(model(x), before)
+
+
+def test_an_unknown_block_is_named_with_near_matches() -> None:
+    with pytest.raises(BlockError, match=r"no block 'layer1.9' .*did you mean 'layer1.1'"):
+        bypass(create("resnet18_cifar", 10, width=8), ["layer1.9"])
+
+
+GOLDEN_PARAMETERS = {  # METHOD §1: the authors' CIFAR ResNet-18 at width 64, in millions
+    (): 11.174,
+    ("layer1.1",): 11.100,
+    ("layer2.1",): 10.879,
+    ("layer3.1",): 9.993,
+    ("layer4.1",): 6.453,
+    ("layer3.1", "layer4.1"): 5.273,
+    ("layer2.1", "layer3.1", "layer4.1"): 4.977,
+    ("layer1.1", "layer2.1", "layer3.1", "layer4.1"): 4.903,
+}
+
+
+@pytest.mark.parametrize(("removed", "millions"), GOLDEN_PARAMETERS.items())
+def test_golden_parameters_of_the_full_width_resnet(removed: tuple, millions: float) -> None:
+    shallow = bypass(create("resnet18_cifar", 10), removed)
+    assert count_parameters(shallow) / 1e6 == pytest.approx(millions, abs=5e-4)

@@ -1,0 +1,76 @@
+"""Creating networks by name, and keeping trained ones."""
+
+import json
+
+import pytest
+import torch
+
+from models import zoo
+from models.errors import ArtifactError, ShoalError, UnknownModelError
+from models.surgery import count_parameters
+
+
+def spec(**changes: object) -> zoo.ModelSpec:
+    values = {
+        "name": "resnet18_cifar",
+        "num_classes": 3,
+        "in_chans": 1,
+        "image_size": 32,
+        "mean": [0.5],
+        "std": [0.25],
+        "classes": ["a", "b", "c"],
+        "options": {"width": 8},
+    }
+    return zoo.ModelSpec(**(values | changes))
+
+
+@pytest.mark.parametrize("name", ["resnet18_cifar", "mobilenetv2_cifar", "mobilenetv3_small_050"])
+def test_any_name_gives_a_classifier_of_the_asked_shape(name: str) -> None:
+    model = zoo.create(name, 7, in_chans=1).eval()
+    assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 7)
+
+
+def test_golden_parameters_of_the_authors_mobilenet() -> None:
+    assert count_parameters(zoo.create("mobilenetv2_cifar", 10)) == 2_236_682
+
+
+def test_an_unknown_model_is_named_with_near_matches() -> None:
+    with pytest.raises(UnknownModelError, match=r"no model 'resnet18_cifra'.*'resnet18_cifar'"):
+        zoo.create("resnet18_cifra", 10)
+
+
+def test_an_unknown_option_is_named() -> None:
+    with pytest.raises(ShoalError, match=r"does not take the options \{'depth': 3\}"):
+        zoo.create("resnet18_cifar", 10, depth=3)
+
+
+def test_the_cifar_variants_have_no_published_weights() -> None:
+    with pytest.raises(ShoalError, match="pretrained: false"):
+        zoo.create("resnet18_cifar", 10, pretrained=True)
+
+
+def test_a_saved_network_comes_back_the_same(tmp_path) -> None:  # noqa: ANN001
+    model = zoo.create("resnet18_cifar", 3, in_chans=1, width=8).eval()
+    zoo.save(tmp_path, spec(), model)
+    loaded, description = zoo.load(tmp_path)
+    x = torch.randn(2, 1, 32, 32)
+    assert torch.equal(loaded(x), model(x))
+    assert description == spec()
+    assert description.example(4).shape == (4, 1, 32, 32)
+
+
+def test_weights_of_another_network_are_refused(tmp_path) -> None:  # noqa: ANN001
+    zoo.save(tmp_path, spec(), zoo.create("resnet18_cifar", 3, in_chans=1, width=8))
+    (tmp_path / "model.json").write_text(json.dumps(vars(spec(options={"width": 16}))))
+    with pytest.raises(ArtifactError, match="no usable network"):
+        zoo.load(tmp_path)
+
+
+def test_damaged_and_missing_files_are_named(tmp_path) -> None:  # noqa: ANN001
+    with pytest.raises(ArtifactError, match=r"model\.json is missing"):
+        zoo.load(tmp_path)
+    zoo.save(tmp_path, spec(), zoo.create("resnet18_cifar", 3, in_chans=1, width=8))
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ArtifactError, match="train it again"):
+        zoo.load(tmp_path)
