@@ -1,0 +1,49 @@
+"""The plan: its order, its levels and its choice."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.blocks import find_blocks
+from models.surgery import bypass
+from models.zoo import create
+from pipeline.data import batches, load
+from pipeline.evaluate import accuracy_pct
+from pipeline.params import Plan
+from pipeline.plan import deepest_level, plan, removal_order
+
+
+def test_the_least_missed_goes_first_and_ties_keep_the_networks_order() -> None:
+    assert removal_order({"a": 0.5, "b": 0.1, "c": 0.5, "d": -1.0}) == ["d", "b", "a", "c"]
+
+
+@given(st.lists(st.floats(0, 100), min_size=1), st.floats(0, 20))
+def test_the_deepest_level_within_the_drop(accuracies: list[float], drop: float) -> None:
+    chosen = deepest_level(accuracies, drop)
+    floor = accuracies[0] - drop
+    assert accuracies[chosen] >= floor
+    assert all(accuracy < floor for accuracy in accuracies[chosen + 1 :])
+
+
+def test_a_level_below_the_floor_does_not_hide_a_deeper_one_above_it() -> None:
+    assert deepest_level([90, 80, 89.5], 1) == 2
+
+
+def test_levels_are_measured_on_validation_as_the_bypassed_network_is(prepared: Path) -> None:
+    data = load(prepared)
+    torch.manual_seed(0)
+    model = create("resnet18_cifar", 10, in_chans=1, width=8)
+    found = find_blocks(model, torch.zeros(2, 1, 32, 32))
+    order = [block.name for block in found if block.removable][::-1]
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    settings = Plan(criterion="msw", max_accuracy_drop_pct=100.0, bn_samples=200)
+    planned = plan(model, order, data, settings, torch.device("cpu"))
+    assert [level["removed"] for level in planned["levels"]] == [order[:n] for n in range(6)]
+    assert planned["chosen_level"] == 5  # any drop is allowed
+    loader = batches(data.validation, 50, mean=data.mean, std=data.std, device="cpu")
+    expected = accuracy_pct(bypass(model, order[:3]), loader)
+    assert planned["levels"][3]["val_accuracy_pct"] == pytest.approx(expected)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())

@@ -1,0 +1,234 @@
+"""Training: it learns, it is the same again, and it survives being killed."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from models.blocks import find_blocks
+from models.errors import ArtifactError, ShoalError
+from models.zoo import create
+from pipeline.data import Dataset, load
+from pipeline.devices import pick_device, pick_precision
+from pipeline.optimizers import learning_rate
+from pipeline.params import Train
+from pipeline.train import EpochLog, train
+
+ROOT = Path(__file__).parent.parent
+TIMINGS = ("seconds", "images_per_s")
+
+
+def settings(**changes: object) -> Train:
+    values = {
+        "epochs": 3,
+        "batch_size": 32,
+        "learning_rate": 0.05,
+        "precision": "fp32",
+        "flip": True,
+        "crop_padding": 2,
+        "penalty": {"lambda": 1.0, "projections": 8},
+    }
+    return Train.model_validate(values | changes)
+
+
+def fresh() -> tuple[nn.Module, list[str]]:
+    torch.manual_seed(0)
+    model = create("resnet18_cifar", 10, in_chans=1, width=8)
+    found = find_blocks(model, torch.zeros(2, 1, 32, 32))
+    return model, [block.name for block in found if block.removable]
+
+
+@pytest.fixture
+def data(prepared: Path) -> Dataset:
+    return load(prepared)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums are added in one order only with one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def run(data: Dataset, params: Train, checkpoint: Path) -> tuple[nn.Module, list[EpochLog]]:
+    model, blocks = fresh()
+    history = train(
+        model,
+        data,
+        params,
+        blocks,
+        device=torch.device("cpu"),
+        checkpoint=checkpoint,
+        log=lambda _: None,
+    )
+    return model, history
+
+
+def without_timings(history: list[EpochLog]) -> list[EpochLog]:
+    return [{k: v for k, v in entry.items() if k not in TIMINGS} for entry in history]
+
+
+def assert_same_weights(a: nn.Module, b: nn.Module) -> None:
+    for key, value in a.state_dict().items():
+        assert torch.equal(value, b.state_dict()[key]), key
+
+
+def test_it_learns_and_reports_every_epoch(data: Dataset, tmp_path: Path) -> None:
+    model, history = run(data, settings(penalty={"lambda": 0.0}), tmp_path / "state.pt")
+    assert [entry["epoch"] for entry in history] == [1, 2, 3]
+    assert history[-1]["task_loss"] < history[0]["task_loss"]
+    assert history[-1]["val_accuracy_pct"] > 30  # ten classes: chance is 10
+    assert all(entry["penalty"] == 0 for entry in history)
+    assert set(history[0]["distances"]) == set(fresh()[1])
+    assert all(entry["images_per_s"] > 0 for entry in history)
+
+
+def test_the_penalty_keeps_the_distances_lower(data: Dataset, tmp_path: Path) -> None:
+    _, free = run(data, settings(penalty={"lambda": 0.0}), tmp_path / "free.pt")
+    _, held = run(data, settings(penalty={"lambda": 5.0}), tmp_path / "held.pt")
+    for block, distance in held[-1]["distances"].items():
+        assert distance < free[-1]["distances"][block]
+    last = held[-1]
+    assert last["loss"] == pytest.approx(last["task_loss"] + 5 * last["penalty"])
+
+
+def test_the_same_seed_gives_the_same_weights(data: Dataset, tmp_path: Path) -> None:
+    first, history = run(data, settings(), tmp_path / "a.pt")
+    second, again = run(data, settings(), tmp_path / "b.pt")
+    assert_same_weights(first, second)
+    assert without_timings(history) == without_timings(again)
+    _, other = run(data, settings(seed=1), tmp_path / "c.pt")
+    assert without_timings(other) != without_timings(history)
+
+
+def test_a_run_stopped_after_any_epoch_continues_to_the_same_weights(
+    data: Dataset, tmp_path: Path
+) -> None:
+    whole, history = run(data, settings(), tmp_path / "whole.pt")
+
+    class Stopped(Exception):  # noqa: N818
+        pass
+
+    def stop(entry: EpochLog) -> None:
+        if entry["epoch"] == 2:
+            raise Stopped
+
+    model, blocks = fresh()
+    options = {"device": torch.device("cpu"), "checkpoint": tmp_path / "state.pt"}
+    with pytest.raises(Stopped):
+        train(model, data, settings(), blocks, log=stop, **options)
+    seen: list[int] = []
+    model, blocks = fresh()
+    continued = train(
+        model, data, settings(), blocks, log=lambda e: seen.append(e["epoch"]), **options
+    )
+    assert seen == [1, 2, 3]  # the observer gets the past again, then the rest
+    assert_same_weights(model, whole)
+    assert without_timings(continued) == without_timings(history)
+
+
+KILLED = """
+import sys, torch
+sys.path[:0] = [{root!r}, {tests!r}]
+from pathlib import Path
+import test_train as t
+torch.set_num_threads(1)
+t.run(t.load(Path({prepared!r})), t.settings(epochs=6), Path({checkpoint!r}))
+"""
+
+
+def test_kill_9_in_the_middle_of_an_epoch_changes_nothing(
+    data: Dataset, prepared: Path, tmp_path: Path
+) -> None:
+    whole, history = run(data, settings(epochs=6), tmp_path / "whole.pt")
+    checkpoint = tmp_path / "state.pt"
+    code = KILLED.format(
+        root=str(ROOT), tests=str(ROOT / "tests"), prepared=str(prepared), checkpoint=str(checkpoint)
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) as process:
+        deadline = time.monotonic() + 120
+        while not checkpoint.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(history[0]["seconds"] / 2)
+        process.kill()
+    assert process.returncode == -9
+    assert 1 <= len(torch.load(checkpoint, weights_only=True)["history"]) < 6
+    continued, again = run(data, settings(epochs=6), checkpoint)
+    assert_same_weights(continued, whole)
+    assert without_timings(again) == without_timings(history)
+
+
+def test_a_damaged_checkpoint_is_named(data: Dataset, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "state.pt"
+    run(data, settings(epochs=1), checkpoint)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:500])
+    with pytest.raises(ArtifactError, match=r"state\.pt is damaged"):
+        run(data, settings(), checkpoint)
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice(data: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ShoalError, match=r"in epoch 1; lower train\.learning_rate"):
+        run(data, settings(learning_rate=1e20), tmp_path / "state.pt")
+    assert not (tmp_path / "state.pt").exists()
+
+
+def test_a_penalty_without_a_removable_block_is_an_error(data: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ShoalError, match="needs a removable block"):
+        train(
+            fresh()[0],
+            data,
+            settings(),
+            [],
+            device=torch.device("cpu"),
+            checkpoint=tmp_path / "state.pt",
+            log=lambda _: None,
+        )
+
+
+def test_bf16_learns_too(data: Dataset, tmp_path: Path) -> None:
+    _, history = run(data, settings(precision="bf16"), tmp_path / "state.pt")
+    assert history[-1]["task_loss"] < history[0]["task_loss"]
+
+
+def test_adam_learns_too(data: Dataset, tmp_path: Path) -> None:
+    params = settings(optimizer="adam", learning_rate=0.002)
+    _, history = run(data, params, tmp_path / "state.pt")
+    assert history[-1]["task_loss"] < history[0]["task_loss"]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", {0.0: 1.0, 0.5: 1.0, 0.99: 1.0}),
+        ("cosine", {0.0: 1.0, 0.5: 0.5, 1.0: 0.0}),
+        ("step", {0.0: 1.0, 0.5: 0.1, 0.75: 0.01}),
+    ],
+)
+def test_schedules(schedule: str, expected: dict[float, float]) -> None:
+    params = settings(schedule=schedule, learning_rate=1.0, milestones=[0.5, 0.75])
+    for done, rate in expected.items():
+        assert learning_rate(done, params) == pytest.approx(rate)
+
+
+def test_warm_up_rises_linearly_and_meets_the_schedule() -> None:
+    params = settings(schedule="cosine", learning_rate=2.0, warmup_fraction=0.2)
+    assert learning_rate(0.0, params) == 0
+    assert learning_rate(0.1, params) == pytest.approx(1)
+    assert learning_rate(0.2, params) == pytest.approx(2)
+    assert learning_rate(0.6, params) == pytest.approx(1)
+
+
+def test_precision_follows_the_device() -> None:
+    cpu = torch.device("cpu")
+    assert pick_precision("fp32", cpu) == torch.float32
+    assert pick_precision("bf16", cpu) == torch.bfloat16
+    fast = torch.cpu.get_capabilities()
+    bf16 = bool(fast.get("avx512_bf16") or fast.get("amx_bf16"))
+    assert pick_precision("auto", cpu) == (torch.bfloat16 if bf16 else torch.float32)
+    assert pick_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
