@@ -37,8 +37,8 @@ def _latency_panel(axes: Axes, rows: Sequence[Row], backend: str, batch: int) ->
         [row["latency_ms"][backend]["p50"] for row in front],
         [row["test_accuracy_pct"] for row in front],
         where="post",
-        color="#999999",
-        linewidth=1,
+        color="#cccccc",
+        linewidth=6,
         label="Pareto front",
         zorder=1,
     )

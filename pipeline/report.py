@@ -77,7 +77,7 @@ def summary_markdown(
     ]
     lines = [_line(header), _line("---" for _ in header)]
     lines += [_line(_cells(row, built, timed)) for row in rows]
-    return "\n".join([*lines, "", *_notes(benchmarks, builds)]) + "\n"
+    return "\n".join([*lines, "", *_notes(benchmarks, builds, timed)]) + "\n"
 
 
 def _union(maps: Any) -> list[str]:  # noqa: ANN401 - an iterable of mappings
@@ -107,21 +107,24 @@ def _cells(row: Row, built: Sequence[str], timed: Sequence[str]) -> list[str]:
     ]
 
 
-def _notes(benchmarks: Mapping[str, Metrics], builds: Mapping[str, Metrics]) -> list[str]:
+def _notes(
+    benchmarks: Mapping[str, Metrics], builds: Mapping[str, Metrics], timed: Sequence[str]
+) -> list[str]:
     """Say what the numbers are, how they were taken, and what is missing."""
     protocol = next(iter(benchmarks.values()))["protocol"]
     target = next(iter(benchmarks.values()))["target"]
+    devices = ", ".join([target["cpu"], *(device["name"] for device in target["devices"])])
+    versions = ", ".join(f"{name} {target['versions'][name]}" for name in timed) or "nothing timed"
     notes = [
         "Bold: the chosen level, the deepest within the allowed drop of validation accuracy. "
-        "Test accuracy is that of the collapsed ONNX file. ",
+        "Test accuracy is that of the collapsed ONNX file.",
         f"Latency: batch {max(protocol['batch_sizes'])}, {protocol['threads']} threads, "
         f"{protocol['rounds']} rounds × {protocol['repeats']} repeats with the levels in turn, "
-        f"on {target['cpu']}.",
+        f"on {devices}; {versions}.",
     ]
-    missing = {
-        f"- {name}: {reason}"
-        for metrics, key in [(builds, "not_available"), (benchmarks, "not_timed")]
-        for variant in metrics.values()
-        for name, reason in variant[key].items()
-    }
-    return [*notes, "", "Not measured:", "", *sorted(missing)] if missing else notes
+    missing: dict[str, str] = {}
+    for metrics, key in [(benchmarks, "not_timed"), (builds, "not_available")]:
+        for variant in metrics.values():
+            missing |= variant[key]
+    reasons = [f"- {name}: {reason}" for name, reason in sorted(missing.items())]
+    return [*notes, "", "Not measured:", "", *reasons] if reasons else notes

@@ -63,6 +63,8 @@ def main(variant: str) -> None:
     key = digest([configuration, manifest["sha256"], code_digest(), torch.__version__])
     checkpoint = CACHE / "checkpoints" / key / "state.pt"
 
+    if checkpoint.exists():
+        print(f"{variant}: continuing an interrupted training", flush=True)
     with tracking.live_training(params.name, variant, key, configuration) as stream:
 
         def log(entry: EpochLog) -> None:

@@ -9,11 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hypothesis import settings
 from PIL import Image
 
 from pipeline.fashion_mnist import DOWNLOADS, fetch
 from pipeline.params import Prepare
 from pipeline.prepare import prepare
+
+settings.register_profile("shoal", deadline=None)  # how long an example takes is no claim
+settings.load_profile("shoal")
 
 ROOT = Path(__file__).parent.parent
 Tree = dict[str, dict[str, int]]  # split folder -> class folder -> number of images

@@ -5,7 +5,7 @@ import math
 import ot
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -15,9 +15,6 @@ from pipeline.distances import (
     projected_distances,
     sliced_wasserstein,
 )
-
-settings.register_profile("numeric", deadline=None, max_examples=60)  # timing is not the claim
-settings.load_profile("numeric")
 
 SIZES = st.integers(min_value=2, max_value=24)
 SEEDS = st.integers(min_value=0, max_value=2**31)
@@ -54,7 +51,9 @@ def test_equals_pot_for_unequal_counts(seed: int, n: int, m: int, d: int) -> Non
 def test_zero_for_any_permutation_of_the_rows(seed: int, n: int, d: int) -> None:
     x, theta = sample(seed, n, d), shared(seed, d)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    assert max_sliced_wasserstein(x, x[order], projections=theta).item() == pytest.approx(0, abs=1e-7)
+    assert max_sliced_wasserstein(x, x[order], projections=theta).item() == pytest.approx(
+        0, abs=1e-7
+    )
 
 
 @given(SEEDS, SIZES, SIZES)
@@ -114,7 +113,7 @@ def test_gradient_is_that_of_finite_differences() -> None:
 
 
 @pytest.mark.parametrize("distance", [max_sliced_wasserstein, sliced_wasserstein])
-def test_gradient_is_zero_and_finite_at_zero_distance(distance) -> None:  # noqa: ANN001
+def test_gradient_is_zero_and_finite_at_zero_distance(distance) -> None:
     x = sample(0, 8, 5).requires_grad_()
     (gradient,) = torch.autograd.grad(distance(x, x.detach().clone()), [x])
     assert torch.equal(gradient, torch.zeros_like(x))

@@ -37,14 +37,22 @@ def test_the_penalty_keeps_its_name_in_files() -> None:
     [
         ("  epochs:", "  epoch:", "unknown key train.epoch; did you mean 'epochs'?"),
         ("lambda: 5.0", "lamda: 5.0", "unknown key variants.lacoot.train.penalty.lamda; did you"),
-        ("lambda: 5.0", "lambda: -1.0", "lambda = -1.0: Input should be greater than or equal to 0"),
+        (
+            "lambda: 5.0",
+            "lambda: -1.0",
+            "lambda = -1.0: Input should be greater than or equal to 0",
+        ),
         ("learning_rate: 0.1", "learning_rate: fast", "train.learning_rate = 'fast'"),
         ("weight_decay: 1.0e-4", "weight_decay: 1e-4", "needs a dot: 1.0e-4"),
         ("image_size: 32", "image_size: big", "prepare.image_size = 'big'"),
         ("criterion: msw", "criterion: mws", "'msw', 'sliced'"),
         ("source: fashion_mnist ", "source: image_folder ", "needs `path`"),
         ("max: 128}", "max: 16}", "min <= opt <= max, got 1, 32, 16"),
-        ("batch_sizes: [1, 32, 128]", "batch_sizes: [1, 512]", "has 512, more than build.batch.max"),
+        (
+            "batch_sizes: [1, 32, 128]",
+            "batch_sizes: [1, 512]",
+            "has 512, more than build.batch.max",
+        ),
         ("  lacoot:", "  la/coot:", "variant 'la/coot'"),
         ("variants:", "variants: [", "not valid YAML"),
         ("score:", "scores:", "unknown key scores; did you mean 'score'?"),
@@ -62,7 +70,7 @@ def test_a_mistake_gets_one_line_that_names_it(
 
 
 def test_an_unknown_variant_is_named_with_near_matches() -> None:
-    with pytest.raises(ParamsError, match="no variant 'lacot'.*did you mean 'lacoot'.*dense"):
+    with pytest.raises(ParamsError, match=r"no variant 'lacot'.*did you mean 'lacoot'.*dense"):
         load_params(SHIPPED).variant("lacot")
 
 

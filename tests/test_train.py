@@ -80,7 +80,7 @@ def assert_same_weights(a: nn.Module, b: nn.Module) -> None:
 
 
 def test_it_learns_and_reports_every_epoch(data: Dataset, tmp_path: Path) -> None:
-    model, history = run(data, settings(penalty={"lambda": 0.0}), tmp_path / "state.pt")
+    _model, history = run(data, settings(penalty={"lambda": 0.0}), tmp_path / "state.pt")
     assert [entry["epoch"] for entry in history] == [1, 2, 3]
     assert history[-1]["task_loss"] < history[0]["task_loss"]
     assert history[-1]["val_accuracy_pct"] > 30  # ten classes: chance is 10
@@ -149,7 +149,10 @@ def test_kill_9_in_the_middle_of_an_epoch_changes_nothing(
     whole, history = run(data, settings(epochs=6), tmp_path / "whole.pt")
     checkpoint = tmp_path / "state.pt"
     code = KILLED.format(
-        root=str(ROOT), tests=str(ROOT / "tests"), prepared=str(prepared), checkpoint=str(checkpoint)
+        root=str(ROOT),
+        tests=str(ROOT / "tests"),
+        prepared=str(prepared),
+        checkpoint=str(checkpoint),
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) as process:
         deadline = time.monotonic() + 120

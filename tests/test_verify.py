@@ -27,7 +27,9 @@ def test_each_number_says_what_it_is() -> None:
 def test_beyond_the_tolerance_is_an_error_that_says_by_how_much() -> None:
     parity = compare(REFERENCE, REFERENCE + np.float32(0.4))
     require(parity, 0.2, "level 1")
-    with pytest.raises(ParityError, match="level 1: the outputs differ by 1.00e-01 of their range"):
+    with pytest.raises(
+        ParityError, match=r"level 1: the outputs differ by 1\.00e-01 of their range"
+    ):
         require(parity, 0.05, "level 1")
 
 

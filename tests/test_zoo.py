@@ -49,7 +49,7 @@ def test_the_cifar_variants_have_no_published_weights() -> None:
         zoo.create("resnet18_cifar", 10, pretrained=True)
 
 
-def test_a_saved_network_comes_back_the_same(tmp_path) -> None:  # noqa: ANN001
+def test_a_saved_network_comes_back_the_same(tmp_path) -> None:
     model = zoo.create("resnet18_cifar", 3, in_chans=1, width=8).eval()
     zoo.save(tmp_path, spec(), model)
     loaded, description = zoo.load(tmp_path)
@@ -59,14 +59,14 @@ def test_a_saved_network_comes_back_the_same(tmp_path) -> None:  # noqa: ANN001
     assert description.example(4).shape == (4, 1, 32, 32)
 
 
-def test_weights_of_another_network_are_refused(tmp_path) -> None:  # noqa: ANN001
+def test_weights_of_another_network_are_refused(tmp_path) -> None:
     zoo.save(tmp_path, spec(), zoo.create("resnet18_cifar", 3, in_chans=1, width=8))
     (tmp_path / "model.json").write_text(json.dumps(vars(spec(options={"width": 16}))))
     with pytest.raises(ArtifactError, match="no usable network"):
         zoo.load(tmp_path)
 
 
-def test_damaged_and_missing_files_are_named(tmp_path) -> None:  # noqa: ANN001
+def test_damaged_and_missing_files_are_named(tmp_path) -> None:
     with pytest.raises(ArtifactError, match=r"model\.json is missing"):
         zoo.load(tmp_path)
     zoo.save(tmp_path, spec(), zoo.create("resnet18_cifar", 3, in_chans=1, width=8))

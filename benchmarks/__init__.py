@@ -1,0 +1,1 @@
+"""Scripts that measure claims: each prints a table or a ratio taken in one run."""

@@ -1,0 +1,106 @@
+"""Train every variant of params.yaml with several seeds and write the spread to docs/seeds.md.
+
+Run after `dvc repro prepare`:
+
+    python -m benchmarks.seeds 0 1 2
+
+Accuracies are those of the PyTorch network with nothing and with all removable blocks bypassed;
+test is measured once per seed, and nothing is selected by it.
+"""
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+
+import torch
+
+from models import zoo
+from models.blocks import find_blocks
+from models.surgery import bypass
+from pipeline import data
+from pipeline.artifacts import artifacts_dir, replace_file
+from pipeline.devices import pick_device
+from pipeline.evaluate import accuracy_pct
+from pipeline.params import Variant, load_params
+from pipeline.train import EVALUATION_BATCH, train
+
+TARGET = Path("docs/seeds.md")
+
+
+def main() -> None:
+    """Train, measure and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("seeds", type=int, nargs="+")
+    seeds = parser.parse_args().seeds
+    params = load_params()
+    images = data.load(artifacts_dir("prepare"))
+    results = {
+        name: [accuracies(variant, seed, images) for seed in seeds]
+        for name, variant in params.variants.items()
+    }
+    with replace_file(TARGET) as temporary:
+        temporary.write_text(table(results, seeds), encoding="utf-8")
+    print(TARGET.read_text(encoding="utf-8"))
+
+
+def accuracies(variant: Variant, seed: int, images: data.Dataset) -> tuple[float, float, float]:
+    """Train once; return (test % whole, test % with all removable blocks out, training seconds)."""
+    device = pick_device()
+    torch.manual_seed(seed)
+    model = zoo.create(
+        variant.model.name,
+        len(images.classes),
+        in_chans=images.channels,
+        **variant.model.options,
+    )
+    example = torch.zeros(2, images.channels, images.image_size, images.image_size)
+    blocks = [block.name for block in find_blocks(model, example) if block.removable]
+    with tempfile.TemporaryDirectory() as folder:
+        history = train(
+            model,
+            images,
+            variant.train.model_copy(update={"seed": seed}),
+            blocks,
+            device=device,
+            checkpoint=Path(folder) / "state.pt",
+            log=lambda entry: print(f"seed {seed}: {entry}", flush=True),
+        )
+
+    def test(network: torch.nn.Module) -> float:
+        loader = data.batches(
+            images.test, EVALUATION_BATCH, mean=images.mean, std=images.std, device=device
+        )
+        return accuracy_pct(network.eval(), loader)
+
+    return test(model), test(bypass(model, blocks)), sum(entry["seconds"] for entry in history)
+
+
+def table(results: dict[str, list[tuple[float, float, float]]], seeds: list[int]) -> str:
+    """Return the accuracies per seed and their mean ± standard deviation, as Markdown."""
+    lines = [
+        "# Spread over seeds",
+        "",
+        f"Written by `python -m benchmarks.seeds {' '.join(map(str, seeds))}` on the default "
+        f"params.yaml, torch {torch.__version__}, {pick_device()}. Test accuracy in %, mean ± "
+        "standard deviation, single seeds in brackets.",
+        "",
+        "| variant | nothing removed | all removable blocks out | training s |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, measured in results.items():
+        whole, shallow, seconds = zip(*measured, strict=True)
+        lines.append(
+            f"| {name} | {_spread(whole)} | {_spread(shallow)} | {statistics.mean(seconds):.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _spread(values: tuple[float, ...]) -> str:
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    each = ", ".join(f"{value:.2f}" for value in values)
+    return f"{statistics.mean(values):.2f} ± {deviation:.2f} ({each})"
+
+
+if __name__ == "__main__":
+    main()

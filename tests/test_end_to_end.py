@@ -1,0 +1,239 @@
+"""The real `dvc repro` on a small part of the real data: whole, again, killed, and untracked.
+
+The tests share one project and build on each other in the order in which they stand.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import yaml
+from mlflow.entities import Run
+
+ROOT = Path(__file__).parent.parent
+# MLflow's own queries use what SQLAlchemy 2.1 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+
+LEVELS = 6  # five removable blocks
+TIMINGS = {"seconds", "images_per_s"}
+
+
+def small(params: dict[str, Any], images: Path) -> dict[str, Any]:
+    """Return the shipped parameters, cut to a size that runs in seconds."""
+    params["prepare"] |= {"path": str(images), "limit": 1500}
+    params["model"]["options"] = {"width": 8}
+    params["train"] |= {"epochs": 3, "batch_size": 64, "learning_rate": 0.05}
+    params["score"] |= {"samples": 256}
+    params["plan"] |= {"bn_samples": 256}
+    params["collapse"] |= {"samples": 64}
+    params["build"] |= {"compute_capabilities": ["8.6"]}
+    params["benchmark"] |= {"batch_sizes": [1, 64], "rounds": 3, "repeats": 2}
+    return params
+
+
+class Project:
+    """A clone of the working tree in which DVC runs for real."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",  # sums in one order: a run can be repeated bit for bit
+            "PYTHONPATH": "",
+        }
+
+    def run(self, *command: str) -> str:
+        result = subprocess.run(
+            command,
+            cwd=self.root,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=400,
+            check=False,
+        )
+        assert result.returncode == 0, result.stdout[-4000:]
+        return result.stdout
+
+    def rerun(self, stage: str) -> str:
+        """Run one stage for real, where DVC would rather take its result from the cache."""
+        return self.run("dvc", "repro", "--force", "--single-item", stage)
+
+    def kill_during(self, stage: str, when: Callable[[], bool]) -> None:
+        """Run one stage anew and kill -9 the whole of DVC as soon as `when` holds."""
+        process = subprocess.Popen(
+            ["dvc", "repro", "--force", "--single-item", stage],
+            cwd=self.root,
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 120
+        while not when() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert process.poll() is None, f"{stage} ended before it could be killed"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def json(self, *parts: str) -> Any:
+        return json.loads((self.root / Path(*parts)).read_text(encoding="utf-8"))
+
+    def edit_params(self, change: Callable[[dict[str, Any]], None]) -> None:
+        path = self.root / "params.yaml"
+        params = yaml.safe_load(path.read_text(encoding="utf-8"))
+        change(params)
+        path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+
+    def runs(self, experiment: str = "shoal") -> list[Run]:
+        # MLflow keeps a store open for good; a copy shows the file as it is now.
+        copy = self.root / ".cache" / f"mlflow-{time.monotonic_ns()}.db"
+        shutil.copy(self.root / "mlflow.db", copy)
+        client = mlflow.MlflowClient(f"sqlite:///{copy}")
+        found = client.get_experiment_by_name(experiment)
+        assert found is not None
+        return list(client.search_runs([found.experiment_id], max_results=500))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, fashion_mnist: Path) -> Iterator[Project]:
+    root = tmp_path_factory.mktemp("project")
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    results = ("metrics/", "reports/", "dvc.lock")
+    for name in filter(None, listing.stdout.split("\0")):
+        if (ROOT / name).exists() and not name.startswith(results):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name)
+    made = Project(root)
+    made.run("git", "init", "--quiet")
+    made.edit_params(lambda params: small(params, fashion_mnist))
+    made.run("dvc", "repro")
+    return made
+
+
+def without_timings(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: without_timings(v) for k, v in value.items() if k not in TIMINGS}
+    return [without_timings(v) for v in value] if isinstance(value, list) else value
+
+
+def test_every_level_of_every_variant_is_a_complete_row(project: Project) -> None:
+    rows = project.json("reports", "summary.json")
+    assert [(r["variant"], r["level"]) for r in rows] == [
+        (variant, level) for variant in ("dense", "lacoot") for level in range(LEVELS)
+    ]
+    for row in rows:
+        assert len(row["removed"]) == row["level"]
+        assert 0 <= row["test_accuracy_pct"] <= 100
+        timing = row["latency_ms"]["onnxruntime"]
+        assert 0 < timing["p50"] <= timing["p90"] <= timing["p99"]
+        assert row["engine_bytes"]["onnxruntime"] > 0
+    for variant in ("dense", "lacoot"):
+        own = [row for row in rows if row["variant"] == variant]
+        for key in ("params", "macs", "onnx_bytes"):
+            sizes = [row[key] for row in own]
+            assert sizes == sorted(sizes, reverse=True)
+            assert len(set(sizes)) == LEVELS
+        assert sum(row["chosen"] for row in own) == 1
+    for name in ("accuracy_latency.png", "accuracy_removed.png", "distance_training.png"):
+        assert (project.root / "reports" / name).stat().st_size > 10_000
+
+
+def test_the_shipped_graphs_are_the_networks_that_were_planned(project: Project) -> None:
+    for variant in ("dense", "lacoot"):
+        planned = project.json("metrics", "plan", f"{variant}.json")["levels"]
+        collapsed = project.json("metrics", "collapse", f"{variant}.json")["levels"]
+        for plan, graph in zip(planned, collapsed, strict=True):
+            assert graph["removed"] == plan["removed"]
+            assert graph["parity"]["max_rel"] <= 1e-4
+            assert graph["val_accuracy_pct"] == pytest.approx(plan["val_accuracy_pct"], abs=0.2)
+
+
+def test_tensorrt_rtx_engines_shrink_with_the_level(project: Project) -> None:
+    metrics = project.json("metrics", "build", "lacoot.json")
+    if reason := metrics["not_available"].get("tensorrt_rtx"):
+        pytest.skip(reason)
+    sizes = [level["engines"]["tensorrt_rtx"]["bytes"] for level in metrics["levels"]]
+    assert len(sizes) == LEVELS
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_mlflow_holds_a_run_per_variant_and_level_with_every_column(project: Project) -> None:
+    rows = project.json("reports", "summary.json")
+    runs = {(r.data.tags["variant"], r.data.tags["level"]): r for r in project.runs()}
+    assert len(runs) == len(project.runs()) == 2 * LEVELS
+    for row in rows:
+        run = runs[row["variant"], str(row["level"])]
+        assert run.data.metrics["test_accuracy_pct"] == row["test_accuracy_pct"]
+        assert run.data.metrics["macs"] == row["macs"]
+        p50 = row["latency_ms"]["onnxruntime"]["p50"]
+        assert run.data.metrics["latency_ms.onnxruntime.p50"] == p50
+    streamed = project.runs("shoal-training")
+    assert len(streamed) == 2
+    assert all(run.info.status == "FINISHED" for run in streamed)
+
+
+def test_nothing_changed_runs_no_stage_and_adds_no_run(project: Project) -> None:
+    started = time.monotonic()
+    output = project.run("dvc", "repro")
+    assert time.monotonic() - started < 60  # 5 s on a quiet machine
+    ran = [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+    assert ran == ["probe", "track"]
+    assert "0 added, 12 already there" in output
+
+
+def test_a_deleted_store_is_filled_again(project: Project) -> None:
+    (project.root / "mlflow.db").unlink()
+    project.run(sys.executable, "-m", "stages.track")
+    assert len(project.runs()) == 2 * LEVELS
+
+
+def test_training_killed_in_the_middle_ends_with_the_same_metrics(project: Project) -> None:
+    before = project.json("metrics", "train", "lacoot.json")
+    weights = (project.root / "artifacts/train/lacoot/weights.safetensors").read_bytes()
+    checkpoints = project.root / ".cache" / "checkpoints"
+    project.kill_during("train@lacoot", lambda: any(checkpoints.glob("*/state.pt")))
+    assert not (project.root / "artifacts/train/lacoot").exists()  # nothing half-written
+    output = project.rerun("train@lacoot")
+    assert "lacoot: continuing an interrupted training" in output
+    after = project.json("metrics", "train", "lacoot.json")
+    assert without_timings(after) == without_timings(before)
+    assert (project.root / "artifacts/train/lacoot/weights.safetensors").read_bytes() == weights
+    assert not any(checkpoints.glob("*/state.pt"))
+
+
+def test_collapse_killed_in_the_middle_ends_with_the_same_metrics(project: Project) -> None:
+    before = project.json("metrics", "collapse", "dense.json")
+    unfinished = project.root / "artifacts" / "collapse" / ".dense.tmp"
+    project.kill_during("collapse@dense", (unfinished / "level_1.onnx").exists)
+    assert not (project.root / "artifacts/collapse/dense").exists()
+    project.rerun("collapse@dense")
+    assert project.json("metrics", "collapse", "dense.json") == before
+    assert not unfinished.exists()
+
+
+def test_a_changed_variant_trains_alone_and_adds_its_runs(project: Project) -> None:
+    project.edit_params(
+        lambda params: params["variants"]["lacoot"]["train"]["penalty"].update({"lambda": 2.0})
+    )
+    before = len(project.runs())
+    output = project.run("dvc", "repro")
+    assert "Running stage 'train@lacoot'" in output
+    assert "Running stage 'train@dense'" not in output
+    assert len(project.runs()) == before + LEVELS

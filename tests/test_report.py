@@ -1,0 +1,135 @@
+"""The summary: its rows, its table, its Pareto front, its pictures."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline import plots
+from pipeline.report import pareto_front, summary_markdown, summary_rows
+
+PLAN = {
+    "chosen_level": 1,
+    "levels": [
+        {"level": 0, "removed": [], "val_accuracy_pct": 91.0, "val_accuracy_bn_pct": 91.1},
+        {"level": 1, "removed": ["a"], "val_accuracy_pct": 90.5, "val_accuracy_bn_pct": 90.6},
+    ],
+}
+COLLAPSE = {
+    "levels": [
+        {"test_accuracy_pct": 90.0, "params": 2000, "macs": 4_000_000, "onnx_bytes": 9000},
+        {"test_accuracy_pct": 89.0, "params": 1000, "macs": 2_000_000, "onnx_bytes": 5000},
+    ]
+}
+BUILD = {
+    "not_available": {"tensorrt": "tensorrt is not installed"},
+    "levels": [
+        {"engines": {"onnxruntime": {"bytes": 8000}, "tensorrt_rtx": {"bytes": 9500}}},
+        {"engines": {"onnxruntime": {"bytes": 4000}, "tensorrt_rtx": {"bytes": 5500}}},
+    ],
+}
+BENCHMARK = {
+    "protocol": {"batch_sizes": [1, 8], "threads": 2, "rounds": 5, "repeats": 3},
+    "target": {"cpu": "A CPU", "devices": [], "versions": {"onnxruntime": "1.2"}},
+    "not_timed": {"tensorrt_rtx": "no CUDA device", "tensorrt": "not built: …"},
+    "levels": [
+        {
+            "latency_ms": {
+                "onnxruntime": {
+                    "1": {"p50": 0.2, "p90": 0.3, "p99": 0.4, "images_per_s": 5000},
+                    "8": {"p50": p50, "p90": 2.5, "p99": 3.0, "images_per_s": 4000},
+                }
+            }
+        }
+        for p50 in (2.0, 1.0)
+    ],
+}
+
+
+def rows() -> list[dict]:
+    return summary_rows("dense", PLAN, COLLAPSE, BUILD, BENCHMARK)
+
+
+def test_a_row_per_level_with_the_latency_at_the_largest_batch() -> None:
+    first, second = rows()
+    assert first == {
+        "variant": "dense",
+        "level": 0,
+        "removed": [],
+        "chosen": False,
+        "val_accuracy_pct": 91.0,
+        "val_accuracy_bn_pct": 91.1,
+        "test_accuracy_pct": 90.0,
+        "params": 2000,
+        "macs": 4_000_000,
+        "onnx_bytes": 9000,
+        "engine_bytes": {"onnxruntime": 8000, "tensorrt_rtx": 9500},
+        "latency_ms": {"onnxruntime": {"p50": 2.0, "p90": 2.5, "p99": 3.0}},
+    }
+    assert second["chosen"]
+    assert second["latency_ms"]["onnxruntime"]["p50"] == 1.0
+
+
+def test_levels_that_do_not_match_are_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        summary_rows("dense", PLAN, {"levels": COLLAPSE["levels"][:1]}, BUILD, BENCHMARK)
+
+
+def test_the_table_has_every_row_and_every_reason_once() -> None:
+    text = summary_markdown(rows(), {"dense": BENCHMARK}, {"dense": BUILD})
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == 4
+    assert len({line.count("|") for line in table}) == 1
+    assert "| dense | **1** | a | 90.50 | 90.60 | 89.00 |" in table[3]
+    assert "batch 8, 2 threads" in text
+    assert "on A CPU; onnxruntime 1.2." in text
+    assert "- tensorrt_rtx: no CUDA device" in text
+    assert text.count("- tensorrt:") == 1
+
+
+def row(accuracy: float, p50: float) -> dict:
+    return {"test_accuracy_pct": accuracy, "latency_ms": {"b": {"p50": p50}}}
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), max_size=12))
+def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
+    all_rows = [row(*point) for point in points]
+    front = [
+        (r["test_accuracy_pct"], r["latency_ms"]["b"]["p50"]) for r in pareto_front(all_rows, "b")
+    ]
+    beaten = {
+        (a, t)
+        for a, t in points
+        if any(a2 >= a and t2 <= t and (a2, t2) != (a, t) for a2, t2 in points)
+    }
+    assert set(front) == set(points) - beaten
+    assert len(front) == len(set(front))
+
+
+def test_rows_that_were_not_timed_are_not_on_the_front() -> None:
+    untimed = {"test_accuracy_pct": 99.0, "latency_ms": {}}
+    assert pareto_front([untimed, row(50, 1)], "b") == [row(50, 1)]
+
+
+def test_the_pictures_are_drawn_and_the_same_again(tmp_path: Path) -> None:
+    history = [{"epoch": e, "distances": {"a": 1 / e, "b": 0.0}} for e in (1, 2, 3)]
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        plots.accuracy_against_latency(rows(), 8, tmp_path / name / "latency.png")
+        plots.accuracy_against_removed(rows(), tmp_path / name / "removed.png")
+        plots.distance_over_training({"dense": history}, tmp_path / name / "distance.png")
+    for path in (tmp_path / "first").iterdir():
+        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
+        with Image.open(path) as picture:
+            assert picture.width > 500
+            assert len(picture.convert("RGB").getcolors(1 << 24)) > 10
+
+
+def test_nothing_timed_still_makes_a_report(tmp_path: Path) -> None:
+    untimed = [row | {"latency_ms": {}} for row in rows()]
+    nothing = BENCHMARK | {"levels": [], "not_timed": {"onnxruntime": "not installed"}}
+    text = summary_markdown(untimed, {"dense": nothing}, {"dense": BUILD})
+    assert "- onnxruntime: not installed" in text
+    plots.accuracy_against_latency(untimed, 8, tmp_path / "latency.png")
