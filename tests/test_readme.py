@@ -1,0 +1,46 @@
+"""The README's numbers are those of the committed report, and what it names is there."""
+
+import json
+import re
+from pathlib import Path
+
+import yaml
+
+from pipeline.params import load_params
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_results_are_those_of_the_committed_report() -> None:
+    rows = json.loads((ROOT / "reports" / "summary.json").read_text(encoding="utf-8"))
+    expected = [
+        f"| {row['variant']} | {row['level']} | {row['test_accuracy_pct']:.2f} "
+        f"| {row['params'] / 1e3:.0f} | {row['macs'] / 1e6:.2f} "
+        f"| {row['engine_bytes']['tensorrt_rtx'] / 1e3:.0f} "
+        f"| {row['latency_ms']['onnxruntime']['p50']:.2f} |"
+        for row in rows
+        if row["level"] in (0, 5)
+    ]
+    results = README.partition("<!-- results")[2].partition("<!-- /results")[0]
+    shown = [line for line in results.splitlines() if line.startswith("|")][2:]
+    assert shown == expected
+
+
+def test_what_it_links_to_is_there() -> None:
+    targets = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert len(targets) >= 6
+    for target in targets:
+        assert (ROOT / target).exists(), target
+
+
+def test_its_parameters_are_valid(tmp_path: Path) -> None:
+    example = yaml.safe_load(README.partition("```yaml\n")[2].partition("```")[0])
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for key, value in example.items():
+        params[key] = value if key == "variants" else params[key] | value
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(params), encoding="utf-8")
+    loaded = load_params(path)
+    assert loaded.variant("lacoot_strong").train.penalty.weight == 5
+    assert loaded.variant("dense").model.name == "convnext_tiny"
