@@ -237,3 +237,55 @@ def test_a_changed_variant_trains_alone_and_adds_its_runs(project: Project) -> N
     assert "Running stage 'train@lacoot'" in output
     assert "Running stage 'train@dense'" not in output
     assert len(project.runs()) == before + LEVELS
+
+
+def assert_one_clear_message(project: Project, message: str, *command: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=project.root,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_truncated_onnx_stops_collapse_and_leaves_the_last_result(project: Project) -> None:
+    source = project.root / "artifacts/export/dense/model.onnx"
+    whole = source.read_bytes()
+    source.write_bytes(whole[: len(whole) // 2])
+    assert_one_clear_message(project, "is not a valid ONNX model", "stages.collapse", "dense")
+    source.write_bytes(whole)
+    kept = sorted(path.name for path in (project.root / "artifacts/collapse/dense").iterdir())
+    assert kept == [f"level_{level}.onnx" for level in range(LEVELS)]
+
+
+def test_an_unknown_block_in_a_plan_stops_collapse(project: Project) -> None:
+    path = project.root / "metrics/plan/dense.json"
+    plan = path.read_text(encoding="utf-8")
+    path.write_text(plan.replace("layer4.1", "layer4.7"), encoding="utf-8")
+    assert_one_clear_message(project, "no block 'layer4.7'", "stages.collapse", "dense")
+    path.write_text(plan, encoding="utf-8")
+
+
+def test_damaged_weights_stop_score(project: Project) -> None:
+    weights = project.root / "artifacts/train/dense/weights.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:1000])
+    assert_one_clear_message(project, "train it again", "stages.score", "dense")
+    weights.write_bytes(whole)
+
+
+def test_a_backend_whose_package_is_missing_is_named_with_its_extra(
+    project: Project, tmp_path: Path
+) -> None:
+    (tmp_path / "openvino.py").write_text("raise ImportError('hidden')", encoding="utf-8")
+    project.environment["PYTHONPATH"] = str(tmp_path)
+    project.edit_params(lambda params: params["build"].update({"backends": ["openvino"]}))
+    message = "openvino is not installed (hidden); pip install '.[openvino]'"
+    assert_one_clear_message(project, message, "stages.build", "dense")
