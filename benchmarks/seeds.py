@@ -44,8 +44,8 @@ def main() -> None:
     print(TARGET.read_text(encoding="utf-8"))
 
 
-def accuracies(variant: Variant, seed: int, images: data.Dataset) -> tuple[float, float, float]:
-    """Train once; return (test % whole, test % with all removable blocks out, training seconds)."""
+def accuracies(variant: Variant, seed: int, images: data.Dataset) -> tuple[float, float]:
+    """Train once; return test % of the whole network and with all removable blocks out."""
     device = pick_device()
     torch.manual_seed(seed)
     model = zoo.create(
@@ -57,7 +57,7 @@ def accuracies(variant: Variant, seed: int, images: data.Dataset) -> tuple[float
     example = torch.zeros(2, images.channels, images.image_size, images.image_size)
     blocks = [block.name for block in find_blocks(model, example) if block.removable]
     with tempfile.TemporaryDirectory() as folder:
-        history = train(
+        train(
             model,
             images,
             variant.train.model_copy(update={"seed": seed}),
@@ -73,10 +73,10 @@ def accuracies(variant: Variant, seed: int, images: data.Dataset) -> tuple[float
         )
         return accuracy_pct(network.eval(), loader)
 
-    return test(model), test(bypass(model, blocks)), sum(entry["seconds"] for entry in history)
+    return test(model), test(bypass(model, blocks))
 
 
-def table(results: dict[str, list[tuple[float, float, float]]], seeds: list[int]) -> str:
+def table(results: dict[str, list[tuple[float, float]]], seeds: list[int]) -> str:
     """Return the accuracies per seed and their mean ± standard deviation, as Markdown."""
     lines = [
         "# Spread over seeds",
@@ -85,14 +85,12 @@ def table(results: dict[str, list[tuple[float, float, float]]], seeds: list[int]
         f"params.yaml, torch {torch.__version__}, {pick_device()}. Test accuracy in %, mean ± "
         "standard deviation, single seeds in brackets.",
         "",
-        "| variant | nothing removed | all removable blocks out | training s |",
-        "| --- | --- | --- | --- |",
+        "| variant | nothing removed | all removable blocks out |",
+        "| --- | --- | --- |",
     ]
     for name, measured in results.items():
-        whole, shallow, seconds = zip(*measured, strict=True)
-        lines.append(
-            f"| {name} | {_spread(whole)} | {_spread(shallow)} | {statistics.mean(seconds):.0f} |"
-        )
+        whole, shallow = zip(*measured, strict=True)
+        lines.append(f"| {name} | {_spread(whole)} | {_spread(shallow)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -41,5 +41,7 @@ else
         exit 1
     }
 fi
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements.lock
+quiet=(--quiet)
+[[ -t 1 ]] && quiet=() # in a terminal pip shows its own progress
+"$venv/bin/python" -m pip install "${quiet[@]}" --disable-pip-version-check -r requirements.lock
 echo "$venv is ready"

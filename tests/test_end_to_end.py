@@ -230,7 +230,7 @@ def test_collapse_killed_in_the_middle_ends_with_the_same_metrics(project: Proje
 
 def test_a_changed_variant_trains_alone_and_adds_its_runs(project: Project) -> None:
     project.edit_params(
-        lambda params: params["variants"]["lacoot"]["train"]["penalty"].update({"lambda": 2.0})
+        lambda params: params["variants"]["lacoot"]["train"]["penalty"].update({"lambda": 4.0})
     )
     before = len(project.runs())
     output = project.run("dvc", "repro")

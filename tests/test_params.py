@@ -22,23 +22,23 @@ def test_a_variant_overrides_what_it_names_and_inherits_the_rest() -> None:
     params = load_params(SHIPPED)
     dense, lacoot = params.variant("dense"), params.variant("lacoot")
     assert dense.train.penalty.weight == 0
-    assert lacoot.train.penalty.weight == 5
+    assert lacoot.train.penalty.weight == 3
     assert lacoot.train.penalty.projections == dense.train.penalty.projections == 50
     assert lacoot.model == dense.model
 
 
 def test_the_penalty_keeps_its_name_in_files() -> None:
     dumped = load_params(SHIPPED).variant("lacoot").model_dump(by_alias=True)
-    assert dumped["train"]["penalty"]["lambda"] == 5
+    assert dumped["train"]["penalty"]["lambda"] == 3
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("  epochs:", "  epoch:", "unknown key train.epoch; did you mean 'epochs'?"),
-        ("lambda: 5.0", "lamda: 5.0", "unknown key variants.lacoot.train.penalty.lamda; did you"),
+        ("lambda: 3.0", "lamda: 5.0", "unknown key variants.lacoot.train.penalty.lamda; did you"),
         (
-            "lambda: 5.0",
+            "lambda: 3.0",
             "lambda: -1.0",
             "lambda = -1.0: Input should be greater than or equal to 0",
         ),

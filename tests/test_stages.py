@@ -103,7 +103,7 @@ def project(tmp_path: Path, old: str = "", new: str = "") -> Path:
     [
         ("  epochs:", "  epoch:", "unknown key train.epoch; did you mean 'epochs'?"),
         ("epochs: 3", "epochs: three", "train.epochs = 'three'"),
-        ("lambda: 5.0", "lambda: -5.0", "lambda = -5.0: Input should be greater than or equal"),
+        ("lambda: 3.0", "lambda: -5.0", "lambda = -5.0: Input should be greater than or equal"),
     ],
 )
 def test_a_wrong_parameter_stops_any_stage(
