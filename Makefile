@@ -24,6 +24,7 @@ data: setup ## fetch and prepare the images
 	@dvc repro prepare
 
 repro: setup ## run the whole pipeline, print the table of variants
+	@python -c 'from stages import run_stage; from pipeline.params import load_params; run_stage(load_params)'
 	@dvc repro
 	@echo; cat reports/summary.md; echo
 	@echo "Compare the variants in the MLflow UI: make ui"

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import torch
 
-from models import zoo
 from models.blocks import find_blocks
 from models.surgery import bypass
 from pipeline import data
 from pipeline.artifacts import artifacts_dir, replace_file
 from pipeline.devices import pick_device
 from pipeline.evaluate import accuracy_pct
+from pipeline.networks import create_network
 from pipeline.params import Variant, load_params
 from pipeline.train import EVALUATION_BATCH, train
 
@@ -48,14 +48,8 @@ def accuracies(variant: Variant, seed: int, images: data.Dataset) -> tuple[float
     """Train once; return test % of the whole network and with all removable blocks out."""
     device = pick_device()
     torch.manual_seed(seed)
-    model = zoo.create(
-        variant.model.name,
-        len(images.classes),
-        in_chans=images.channels,
-        **variant.model.options,
-    )
-    example = torch.zeros(2, images.channels, images.image_size, images.image_size)
-    blocks = [block.name for block in find_blocks(model, example) if block.removable]
+    model, spec, images = create_network(variant.model, images)
+    blocks = [block.name for block in find_blocks(model, spec.example()) if block.removable]
     with tempfile.TemporaryDirectory() as folder:
         train(
             model,

@@ -45,7 +45,7 @@ def find_blocks(model: nn.Module, example: Tensor) -> list[Block]:
     Raises:
         ShoalError: the network does not run on the example.
     """
-    names = _described_blocks(model) or _sequence_elements(model)
+    names = _innermost(_described_blocks(model) or _sequence_elements(model))
     calls = _record_calls(model, names, example)
     ordered = [*calls, *(name for name in names if name not in calls)]  # calls keep their order
     return [_judge(name, calls.get(name, [])) for name in ordered]
@@ -80,15 +80,19 @@ def _repeated(value: Any) -> Iterator[re.Pattern[str]]:  # noqa: ANN401 - timm's
 
 
 def _sequence_elements(model: nn.Module) -> list[str]:
-    """Return the elements of the innermost sequences whose elements are themselves composite."""
+    """Return the composite elements of `nn.Sequential` and `nn.ModuleList`."""
     sequences = (nn.Sequential, nn.ModuleList)
-    names = [
+    return [
         f"{path}.{name}" if path else name
         for path, module in model.named_modules()
         if isinstance(module, sequences)
         for name, child in module.named_children()
         if any(child.children()) and not isinstance(child, sequences)
     ]
+
+
+def _innermost(names: list[str]) -> list[str]:
+    """Drop the names of modules that hold other named ones: a block has no blocks in it."""
     return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
 
 

@@ -34,8 +34,3 @@ def bypass(model: nn.Module, names: Iterable[str]) -> nn.Module:
             raise BlockError(f"no block {name!r} in the network{near_matches(name, modules)}")
         shallow.set_submodule(name, Bypass())
     return shallow
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Return the number of trained parameters (buffers, such as running statistics, left out)."""
-    return sum(p.numel() for p in model.parameters())

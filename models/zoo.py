@@ -55,6 +55,9 @@ def mobilenetv2_cifar(num_classes: int, in_chans: int) -> nn.Module:
     return model
 
 
+# What architectures raise for options they do not like, and the hub (OSError) when it is away.
+CONSTRUCTION_ERRORS = (TypeError, ValueError, LookupError, AssertionError, RuntimeError, OSError)
+
 CIFAR_VARIANTS: dict[str, Callable[..., nn.Module]] = {
     "resnet18_cifar": resnet18_cifar,
     "mobilenetv2_cifar": mobilenetv2_cifar,
@@ -82,19 +85,17 @@ def create(
         UnknownModelError: there is no such name; the message has near matches.
         ShoalError: the architecture refuses an option, or its weights cannot be fetched.
     """
+    if name in CIFAR_VARIANTS and pretrained:
+        raise ShoalError(f"model {name!r} has no published weights; set pretrained: false")
+    constructor = CIFAR_VARIANTS.get(name) or _timm_constructor(name, pretrained)
     try:
-        if name in CIFAR_VARIANTS:
-            if pretrained:
-                raise ShoalError(f"model {name!r} has no published weights; set pretrained: false")
-            return CIFAR_VARIANTS[name](num_classes, in_chans, **kw)
-        return _create_timm(name, num_classes, in_chans, pretrained, kw)
-    except TypeError as e:
-        raise ShoalError(f"model {name!r} does not take the options {kw}: {e}") from e
+        return constructor(num_classes, in_chans, **kw)
+    except CONSTRUCTION_ERRORS as e:
+        what = f"model {name!r} cannot be created with the options {kw}"
+        raise ShoalError(f"{what}: {type(e).__name__}: {e}") from e
 
 
-def _create_timm(
-    name: str, num_classes: int, in_chans: int, pretrained: bool, options: dict[str, Any]
-) -> nn.Module:
+def _timm_constructor(name: str, pretrained: bool) -> Callable[..., nn.Module]:
     import timm
 
     if not timm.is_model(name.split(".", maxsplit=1)[0]):
@@ -103,13 +104,14 @@ def _create_timm(
             f"no model {name!r}{near_matches(name, known)}; "
             "any name of timm.list_models() will do, or " + ", ".join(CIFAR_VARIANTS)
         )
-    try:
+
+    def construct(num_classes: int, in_chans: int, **options: Any) -> nn.Module:  # noqa: ANN401
         model: nn.Module = timm.create_model(
             name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **options
         )
-    except (OSError, RuntimeError) as e:  # the hub's errors are OSErrors; no weights: RuntimeError
-        raise ShoalError(f"model {name!r} could not be created: {e}") from e
-    return model
+        return model
+
+    return construct
 
 
 def normalisation(model: nn.Module) -> tuple[list[float], list[float]]:
@@ -120,7 +122,8 @@ def normalisation(model: nn.Module) -> tuple[list[float], list[float]]:
 
 def save(folder: Path, spec: ModelSpec, model: nn.Module) -> None:
     """Write `model.json` and `weights.safetensors` into an existing folder."""
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    state = model.state_dict()
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     save_file(state, folder / "weights.safetensors")
     (folder / "model.json").write_text(json.dumps(asdict(spec), indent=2) + "\n", encoding="utf-8")
 

@@ -1,5 +1,6 @@
 """Where stages put their files, and how a file appears: whole or not at all."""
 
+import fcntl
 import hashlib
 import json
 import shutil
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import ArtifactError
+
+OBSERVERS = {"pipeline.tracking", "pipeline.runs", "pipeline.store"}  # no result depends on them
 
 ARTIFACTS = Path("artifacts")
 METRICS = Path("metrics")
@@ -89,10 +92,33 @@ def digest(value: Any) -> str:  # noqa: ANN401 - any JSON value
 
 
 def code_digest() -> str:
-    """Name the code that is running: the sources of all modules of Shoal loaded so far."""
+    """Name the code that is running: the sources of all modules of Shoal loaded so far.
+
+    Those that only watch (docs/decisions/0004) are left out.
+    """
     sources = {
         name: file_sha256(Path(module.__file__))
         for name, module in sys.modules.items()
-        if name.partition(".")[0] in {"models", "pipeline"} and module.__file__
+        if name.partition(".")[0] in {"models", "pipeline"}
+        and name not in OBSERVERS
+        and module.__file__
     }
     return digest(sources)
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone.
+
+    Raises:
+        ArtifactError: another process holds it, such as a stage that outlived a killed DVC.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise ArtifactError(
+                f"another process is still writing to {folder}; wait for it or stop it"
+            ) from e
+        yield

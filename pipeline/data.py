@@ -104,23 +104,28 @@ def batches(
     std: list[float],
     device: torch.device | str,
     generator: Generator | None = None,
-    drop_last: bool = False,
     augment: Augment | None = None,
 ) -> Iterator[tuple[Float32[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
     """Yield every image once, normalised by (x / 255 − mean) / std, with its label, on `device`.
 
     A CPU `generator` shuffles and feeds `augment`: its state alone decides what comes, on whatever
-    device. Without one, images come in order. The last batch may be smaller, or is dropped.
+    device. Without one, images come in order. The last batch may be smaller; a single image left
+    over joins the batch before it: batch norm cannot learn from one.
     """
     if augment is not None and generator is None:
         raise ValueError("augment draws random numbers; pass a generator")
     device = torch.device(device)
     scale, shift = _normalisation(mean, std, device)
-    for rows in _batch_rows(len(split), batch_size, generator, drop_last):
+    for rows in _batch_rows(len(split), batch_size, generator):
         images = _to(device, split.images[rows])
         if augment is not None and generator is not None:
             images = augment(images, generator)
         yield images.float().mul_(scale).add_(shift), _to(device, split.labels[rows])
+
+
+def batch_count(split: Split, batch_size: int) -> int:
+    """Return how many batches `batches` yields."""
+    return sum(1 for _ in _batch_rows(len(split), batch_size, None))
 
 
 def _normalisation(
@@ -132,12 +137,13 @@ def _normalisation(
 
 
 def _batch_rows(
-    n: int, batch_size: int, generator: Generator | None, drop_last: bool
+    n: int, batch_size: int, generator: Generator | None
 ) -> Iterator[Int64[Tensor, " b"]]:
     order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
-    for rows in torch.split(order, batch_size):
-        if len(rows) == batch_size or not drop_last:
-            yield rows
+    sizes = [batch_size] * (n // batch_size) + [n % batch_size] * bool(n % batch_size)
+    if len(sizes) > 1 and sizes[-1] == 1:
+        sizes[-2:] = [batch_size + 1]
+    yield from torch.split(order, sizes)
 
 
 def _to(device: torch.device, tensor: Tensor) -> Tensor:

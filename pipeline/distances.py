@@ -25,7 +25,7 @@ def max_sliced_wasserstein(
     y: Float[Tensor, "m ..."],
     *,
     n_projections: int = 50,
-    p: float = 2,
+    p: int | float = 2,
     projections: Float[Tensor, "d L"] | None = None,
     generator: Generator | None = None,
 ) -> Float[Tensor, ""]:
@@ -59,7 +59,7 @@ def sliced_wasserstein(
     y: Float[Tensor, "m ..."],
     *,
     n_projections: int = 50,
-    p: float = 2,
+    p: int | float = 2,
     projections: Float[Tensor, "d L"] | None = None,
     generator: Generator | None = None,
 ) -> Float[Tensor, ""]:
@@ -73,7 +73,7 @@ def sliced_wasserstein(
 
 
 def projected_distances(
-    x: Float[Tensor, "n L"], y: Float[Tensor, "m L"], p: float = 2
+    x: Float[Tensor, "n L"], y: Float[Tensor, "m L"], p: int | float = 2
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Return (max-sliced, sliced) W_p of projected samples, one direction a column."""
     costs = _transport_costs(x, y, p)
@@ -83,7 +83,7 @@ def projected_distances(
 def _prepare(
     x: Tensor,
     y: Tensor,
-    p: float,
+    p: int | float,
     n_projections: int,
     projections: Tensor | None,
     generator: Generator | None,
@@ -111,7 +111,7 @@ def _full_precision(x: Tensor) -> torch.autocast:
 
 
 def _transport_costs(
-    x: Float[Tensor, "n L"], y: Float[Tensor, "m L"], p: float
+    x: Float[Tensor, "n L"], y: Float[Tensor, "m L"], p: int | float
 ) -> Float[Tensor, " L"]:
     """Return W_p^p per column: the cost of the monotone coupling of two one-dimensional samples."""
     x, y = x.sort(dim=0).values, y.sort(dim=0).values
@@ -136,7 +136,7 @@ def _monotone_coupling(
     return starts // m, starts // n, (ends - starts) / (n * m)
 
 
-def _root(cost: Float[Tensor, ""], p: float) -> Float[Tensor, ""]:
+def _root(cost: Float[Tensor, ""], p: int | float) -> Float[Tensor, ""]:
     """Return cost^(1/p), with gradient 0 instead of NaN at 0 (a defect of the authors' code)."""
     positive = cost > 0
     return torch.where(positive, torch.where(positive, cost, 1.0).pow(1 / p), 0.0)

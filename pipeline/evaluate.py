@@ -7,8 +7,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-Forward = Callable[[Float[Tensor, "n c h w"]], Float[Tensor, "n k"]]
-Batches = Iterable[tuple[Float[Tensor, "n c h w"], Int64[Tensor, " n"]]]
+Forward = Callable[[Float[Tensor, "_ c h w"]], Float[Tensor, "_ k"]]
+Batches = Iterable[tuple[Float[Tensor, "_ c h w"], Int64[Tensor, " _"]]]
 
 
 def accuracy_pct(forward: Forward, batches: Batches) -> float:

@@ -6,7 +6,9 @@ still exists, and stored in the model's own metadata for `collapse`.
 """
 
 import ast
+import sys
 import warnings
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,7 +43,15 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path) -> Path:
         exported = _translate(model.eval(), example)
     finally:
         model.train(was_training)
-    record_boundaries(exported, find_boundaries(exported, find_blocks(model, example)))
+    boundaries = find_boundaries(exported, find_blocks(model, example))
+    for boundary in boundaries:
+        if not boundary.reason and (len(boundary.inputs), len(boundary.outputs)) != (1, 1):
+            print(
+                f"warning: block {boundary.name} cannot be removed from the ONNX graph: entering "
+                f"{boundary.inputs}, leaving {boundary.outputs}",
+                file=sys.stderr,
+            )
+    record_boundaries(exported, boundaries)
     with replace_file(path) as temporary:
         onnx.save(exported, temporary)
         load_onnx(temporary)
@@ -74,14 +84,18 @@ def find_boundaries(model: ModelProto, blocks: Sequence[Block]) -> list[Boundary
     shared between blocks.
     """
     activations = _activations(model)
-    return [_boundary(model, block, activations) for block in blocks]
+    scoped = _scoped_nodes(model)
+    return [_boundary(model, scoped, block, activations) for block in blocks]
 
 
-def _boundary(model: ModelProto, block: Block, activations: set[str]) -> Boundary:
-    inside: list[NodeProto] = []
-    outside: list[NodeProto] = []
-    for node in model.graph.node:
-        (inside if block.name in _scopes(node) else outside).append(node)
+def _boundary(
+    model: ModelProto,
+    scoped: Sequence[tuple[NodeProto, frozenset[str]]],
+    block: Block,
+    activations: set[str],
+) -> Boundary:
+    inside = [node for node, scopes in scoped if block.name in scopes]
+    outside = [node for node, scopes in scoped if block.name not in scopes]
     made = {name for node in inside for name in node.output}
     used = {name for node in inside for name in node.input}
     needed = {name for node in outside for name in node.input}
@@ -103,9 +117,26 @@ def _activations(model: ModelProto) -> set[str]:
     return carrying
 
 
-def _scopes(node: NodeProto) -> list[str]:
-    """Return the dotted paths of the modules a node was traced in."""
+def _scoped_nodes(model: ModelProto) -> list[tuple[NodeProto, frozenset[str]]]:
+    """Return every node with the dotted paths of the modules it was traced in.
+
+    The exporter adds nodes of its own without a path, such as Split; they belong where all the
+    nodes that read them belong.
+    """
+    scopes_of_readers: dict[str, list[frozenset[str]]] = defaultdict(list)
+    scoped = []
+    for node in reversed(model.graph.node):  # readers first
+        readers = [scopes for name in node.output for scopes in scopes_of_readers[name]]
+        common = frozenset.intersection(*readers) if readers else frozenset()
+        scopes = _recorded_scopes(node) or common
+        for name in node.input:
+            scopes_of_readers[name].append(scopes)
+        scoped.append((node, scopes))
+    return scoped[::-1]
+
+
+def _recorded_scopes(node: NodeProto) -> frozenset[str]:
     for prop in node.metadata_props:
         if prop.key == SCOPES_KEY:
-            return [str(scope) for scope in ast.literal_eval(prop.value)]
-    return []
+            return frozenset(ast.literal_eval(prop.value))
+    return frozenset()

@@ -37,7 +37,7 @@ class GraphSize:
 
     nodes: int
     parameters: int  # floating-point constants, batch norm folded as the exporter left it
-    macs: int
+    macs: int | None  # None where an operator or a shape keeps them from being counted
     size_bytes: int
 
 
@@ -50,8 +50,8 @@ def load_onnx(path: Path) -> ModelProto:
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model, full_check=True)
-    except FileNotFoundError as e:
-        raise ArtifactError(f"{path} is missing; `dvc repro` makes it") from e
+    except (FileNotFoundError, IsADirectoryError) as e:
+        raise ArtifactError(f"{path} is not a file; `dvc repro` makes it") from e
     except (
         DecodeError,
         onnx.checker.ValidationError,
@@ -76,7 +76,12 @@ def read_boundaries(model: ModelProto) -> dict[str, Boundary]:
     """
     for prop in model.metadata_props:
         if prop.key == BLOCKS_KEY:
-            return {item["name"]: Boundary(**item) for item in json.loads(prop.value)}
+            try:
+                return {item["name"]: Boundary(**item) for item in json.loads(prop.value)}
+            except (json.JSONDecodeError, TypeError, KeyError) as e:
+                raise ArtifactError(
+                    f"the block boundaries in the ONNX file are damaged ({e!r}); export it again"
+                ) from e
     raise ArtifactError(
         "the ONNX file records no block boundaries; export it with pipeline.export.export_onnx"
     )
@@ -93,16 +98,20 @@ def graph_size(model: ModelProto) -> GraphSize:
     )
 
 
-def _count_macs(model: ModelProto) -> int:
+def _count_macs(model: ModelProto) -> int | None:
     """Sum the MACs of convolutions and matrix products, as torch's FLOP counter does."""
     shapes = _shapes_for_one_image(model)
-    return sum(
-        MACS[node.op_type](
-            node, [shapes.get(name, ()) for name in node.input], shapes[node.output[0]]
-        )
-        for node in model.graph.node
-        if node.op_type in MACS
-    )
+    total = 0
+    for node in model.graph.node:
+        if node.op_type in UNCOUNTED:
+            return None
+        if node.op_type in MACS:
+            inputs = [shapes.get(name, UNKNOWN) for name in node.input]
+            macs = MACS[node.op_type](node, inputs, shapes.get(node.output[0], UNKNOWN))
+            if macs == 0:  # a dimension that could not be inferred
+                return None
+            total += macs
+    return total
 
 
 def _shapes_for_one_image(model: ModelProto) -> dict[str, tuple[int, ...]]:
@@ -120,6 +129,7 @@ def _shapes_for_one_image(model: ModelProto) -> dict[str, tuple[int, ...]]:
 
 
 Shape = tuple[int, ...]
+UNKNOWN: Shape = (0, 0)
 
 
 def _conv_macs(node: NodeProto, inputs: list[Shape], output: Shape) -> int:
@@ -136,4 +146,5 @@ def _gemm_macs(node: NodeProto, inputs: list[Shape], output: Shape) -> int:
     return math.prod(output) * inputs[0][0 if transposed else -1]
 
 
+UNCOUNTED = {"ConvTranspose", "Einsum", "GRU", "LSTM", "RNN"}
 MACS = {"Conv": _conv_macs, "MatMul": _matmul_macs, "Gemm": _gemm_macs}

@@ -4,7 +4,7 @@ Every stage loads the whole file, so a mistake anywhere stops the first stage, n
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -18,13 +18,13 @@ PARAMS = Path("params.yaml")
 class Section(BaseModel):
     """A group of keys: unknown ones are refused and nothing is converted silently."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Prepare(Section):
     """Where the images come from and the form they are stored in."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     source: Literal["fashion_mnist", "image_folder"]
     path: str | None = None
     image_size: int = Field(ge=8, le=4096)
@@ -49,6 +49,15 @@ class Model(Section):
     pretrained: bool = False
     options: dict[str, Any] = Field(default_factory=dict)
 
+    @field_validator("options")
+    @classmethod
+    def _not_what_is_set_elsewhere(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if taken := {"name", "num_classes", "in_chans", "pretrained"} & options.keys():
+            raise ValueError(
+                f"{', '.join(sorted(taken))}: given by the data or set beside `options`"
+            )
+        return options
+
 
 class Penalty(Section):
     """The regulariser λ·R of LaCoOT (arXiv 2406.08933, section 4)."""
@@ -61,7 +70,7 @@ class Penalty(Section):
 class Train(Section):
     """How a variant is trained."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
     optimizer: Literal["sgd", "adam"] = "sgd"
@@ -70,7 +79,7 @@ class Train(Section):
     weight_decay: float = Field(default=0.0, ge=0)
     schedule: Literal["constant", "cosine", "step"] = "cosine"
     warmup_fraction: float = Field(default=0.0, ge=0, lt=1)
-    milestones: list[float] = Field(default_factory=list)
+    milestones: list[Annotated[float, Field(gt=0, lt=1)]] = Field(default_factory=list)
     flip: bool = False
     crop_padding: int = Field(default=0, ge=0)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -87,7 +96,7 @@ class Variant(Section):
 class Score(Section):
     """How blocks are scored."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     samples: int = Field(ge=2)
     projections: int = Field(ge=1)
 
@@ -169,11 +178,11 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _batches_fit_the_profile(self) -> "Params":
-        largest = self.benchmark.batch_sizes[-1]
-        if largest > self.build.batch.max:
+        sizes, batch = self.benchmark.batch_sizes, self.build.batch
+        if sizes[0] < batch.min or sizes[-1] > batch.max:
             raise ValueError(
-                f"benchmark.batch_sizes has {largest}, more than build.batch.max = "
-                f"{self.build.batch.max}; raise one or lower the other"
+                f"benchmark.batch_sizes = {sizes} is not within build.batch, {batch.min} to "
+                f"{batch.max}; change one of them"
             )
         return self
 
@@ -235,14 +244,15 @@ def _merge(default: Any, own: Any) -> Any:  # noqa: ANN401 - not validated yet
 def _causes(error: ValidationError) -> list[ErrorDetails]:
     """Leave out what follows from another error: inherited by a variant, or a misspelt key."""
     errors = error.errors()
-    places = {e["loc"] for e in errors}
+    places = {e["loc"] for e in errors if e["loc"]}
     misspelt = {e["loc"][:-1] for e in errors if e["type"] == "extra_forbidden"}
-    return [
-        e
-        for e in errors
-        if not (e["loc"][0:1] == ("variants",) and e["loc"][2:] in places)
-        and not (e["type"] == "missing" and e["loc"][:-1] in misspelt)
-    ]
+
+    def follows(e: ErrorDetails) -> bool:
+        own = e["loc"][2:] if e["loc"][:1] == ("variants",) else ()
+        inherited = any(own[: end + 1] in places for end in range(len(own)))
+        return inherited or (e["type"] == "missing" and e["loc"][:-1] in misspelt)
+
+    return [e for e in errors if not follows(e)]
 
 
 def _explain(error: ErrorDetails, path: Path) -> str:

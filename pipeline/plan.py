@@ -70,5 +70,5 @@ def plan(
 
 def deepest_level(accuracies_pct: Sequence[float], max_drop_pct: float) -> int:
     """Return the deepest level whose accuracy is at most `max_drop_pct` points below level 0's."""
-    floor = accuracies_pct[0] - max_drop_pct
+    floor = accuracies_pct[0] - max_drop_pct - 1e-9  # a drop of exactly the limit is allowed
     return max(level for level, accuracy in enumerate(accuracies_pct) if accuracy >= floor)

@@ -90,7 +90,7 @@ def distance_over_training(
         axes.set_yscale("log")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
-        if len(epochs[-1]["distances"]) <= 2 * len(COLORS):
+        if 0 < len(epochs[-1]["distances"]) <= 2 * len(COLORS):
             axes.legend(fontsize=7, frameon=False)
     panels[0].set_ylabel("max-sliced Wasserstein distance")
     _write(figure, path)

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from models.errors import ArtifactError, ShoalError
 from pipeline.activations import measure_blocks
 from pipeline.artifacts import replace_file
-from pipeline.data import Dataset, augmentation, batches, subset
+from pipeline.data import Dataset, augmentation, batch_count, batches, subset
 from pipeline.devices import pick_precision
 from pipeline.evaluate import accuracy_pct
 from pipeline.optimizers import OPTIMIZERS, learning_rate
@@ -113,7 +113,7 @@ class _Run:
         """Pass over the training images once; return the last learning rate and the mean losses."""
         params = self.params
         torch.manual_seed(self.seed(epoch, 0))  # dropout, drop path
-        steps = math.ceil(len(self.data.train.labels) / params.batch_size)
+        steps = batch_count(self.data.train, params.batch_size)
         sums = torch.zeros(2, device=self.device)  # task loss, penalty
         rate = params.learning_rate
         self.model.train()
@@ -216,9 +216,9 @@ class _Run:
     def resume(self, checkpoint: Path) -> None:
         try:
             state = torch.load(checkpoint, map_location=self.device, weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as e:
+            self.model.load_state_dict(state["model"], strict=True)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+        except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as e:
             raise ArtifactError(f"checkpoint {checkpoint} is damaged ({e}); delete it") from e
-        self.model.load_state_dict(state["model"], strict=True)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
         self.history = state["history"]

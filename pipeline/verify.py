@@ -21,7 +21,7 @@ class Parity:
     top1_agreement: float  # share of images with the same top-1 class
 
 
-def compare(reference: Float[Logits, "n k"], candidate: Float[Logits, "n k"]) -> Parity:
+def compare(reference: Float[Logits, "n k"], candidate: Float[Logits, "m j"]) -> Parity:
     """Measure how far `candidate` is from `reference`.
 
     Raises:

@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.surgery import bypass, count_parameters
+from models.cost import count_macs, count_parameters
+from models.surgery import bypass
 from pipeline import verify
 from pipeline.artifacts import artifacts_dir, metrics_path, read_json, replace_dir, write_json
 from pipeline.collapse import collapse_onnx
 from pipeline.data import Dataset, Split, batches, subset
 from pipeline.engines import onnxruntime
 from pipeline.evaluate import accuracy_pct
+from pipeline.networks import load_trained
 from pipeline.params import Collapse, load_params
 from stages import run_variant_stage
-from stages.trained import load_trained
 
 BATCH = 256
 
@@ -79,7 +80,7 @@ def collapse_level(
         "removed": removed,
         "file": target.name,
         "params": count_parameters(shallow),
-        "macs": report.after.macs,
+        "macs": count_macs(shallow, images),
         "nodes": report.after.nodes,
         "onnx_bytes": report.after.size_bytes,
         "before": dataclasses.asdict(report.before),

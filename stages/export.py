@@ -12,10 +12,10 @@ from pipeline.artifacts import artifacts_dir, metrics_path, replace_dir, write_j
 from pipeline.data import batches, subset
 from pipeline.engines import onnxruntime
 from pipeline.export import export_onnx
+from pipeline.networks import load_trained
 from pipeline.onnx_graph import graph_size, load_onnx
 from pipeline.params import load_params
 from stages import run_variant_stage
-from stages.trained import load_trained
 
 SAMPLES = 64  # validation images on which PyTorch and ONNX are compared
 

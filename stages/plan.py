@@ -2,10 +2,10 @@
 
 from pipeline.artifacts import metrics_path, read_json, write_json
 from pipeline.devices import pick_device
+from pipeline.networks import load_trained
 from pipeline.params import load_params
 from pipeline.plan import plan, removal_order
 from stages import run_variant_stage
-from stages.trained import load_trained
 
 
 def main(variant: str) -> None:

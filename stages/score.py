@@ -5,10 +5,10 @@ import dataclasses
 from models.blocks import find_blocks
 from pipeline.artifacts import metrics_path, write_json
 from pipeline.devices import pick_device
+from pipeline.networks import load_trained
 from pipeline.params import load_params
 from pipeline.score import score
 from stages import run_variant_stage
-from stages.trained import load_trained
 
 
 def main(variant: str) -> None:

@@ -3,14 +3,14 @@
 Killed at any moment, the next run continues from the last finished epoch.
 """
 
-import dataclasses
 import shutil
+from importlib.metadata import version
 
 import torch
 
 from models import zoo
 from models.blocks import find_blocks
-from models.surgery import count_parameters
+from models.cost import count_parameters
 from pipeline import data, tracking
 from pipeline.artifacts import (
     CACHE,
@@ -20,9 +20,11 @@ from pipeline.artifacts import (
     metrics_path,
     read_json,
     replace_dir,
+    sole_writer,
     write_json,
 )
 from pipeline.devices import pick_device, pick_precision
+from pipeline.networks import create_network
 from pipeline.params import load_params
 from pipeline.train import EpochLog, train
 from stages import run_variant_stage
@@ -32,69 +34,54 @@ def main(variant: str) -> None:
     """Create the variant's network, train it, and write weights and history."""
     params = load_params()
     settings = params.variant(variant)
-    images = data.load(artifacts_dir("prepare"))
     device = pick_device()
-
+    precision = str(pick_precision(settings.train.precision, device)).removeprefix("torch.")
+    images = data.load(artifacts_dir("prepare"))
     torch.manual_seed(settings.train.seed)
-    model = zoo.create(
-        settings.model.name,
-        len(images.classes),
-        in_chans=images.channels,
-        pretrained=settings.model.pretrained,
-        **settings.model.options,
-    )
-    keeps_normalisation = settings.model.pretrained and images.channels == 3
-    mean, std = zoo.normalisation(model) if keeps_normalisation else (images.mean, images.std)
-    spec = zoo.ModelSpec(
-        name=settings.model.name,
-        num_classes=len(images.classes),
-        in_chans=images.channels,
-        image_size=images.image_size,
-        mean=list(mean),
-        std=list(std),
-        classes=list(images.classes),
-        options=settings.model.options,
-    )
-    images = dataclasses.replace(images, mean=spec.mean, std=spec.std)
+    model, spec, images = create_network(settings.model, images)
     blocks = [block.name for block in find_blocks(model, spec.example()) if block.removable]
 
     configuration = settings.model_dump(by_alias=True)
-    manifest = read_json(metrics_path("prepare"))
-    key = digest([configuration, manifest["sha256"], code_digest(), torch.__version__])
+    images_digest = read_json(metrics_path("prepare"))["sha256"]
+    versions = [torch.__version__, version("timm")]
+    key = digest([configuration, images_digest, code_digest(), versions, str(device), precision])
     checkpoint = CACHE / "checkpoints" / key / "state.pt"
-
-    if checkpoint.exists():
-        print(f"{variant}: continuing an interrupted training", flush=True)
-    with tracking.live_training(params.name, variant, key, configuration) as stream:
+    with (
+        sole_writer(checkpoint.parent),
+        tracking.live_training(params.name, variant, key, configuration) as stream,
+    ):
+        if checkpoint.exists():
+            print(f"{variant}: continuing an interrupted training", flush=True)
 
         def log(entry: EpochLog) -> None:
-            print(
-                f"{variant}: epoch {entry['epoch']}/{settings.train.epochs}  "
-                f"loss {entry['loss']:.3f}  R {entry['penalty']:.3f}  "
-                f"val {entry['val_accuracy_pct']:.2f} %  {entry['images_per_s']:.0f} images/s",
-                flush=True,
-            )
+            print(_line(variant, settings.train.epochs, entry), flush=True)
             stream(entry)
 
         history = train(
             model, images, settings.train, blocks, device=device, checkpoint=checkpoint, log=log
         )
-
-    with replace_dir(artifacts_dir("train", variant)) as folder:
-        zoo.save(folder, spec, model)
-    seconds = sum(entry["seconds"] for entry in history)
-    metrics = {
-        "variant": variant,
-        **configuration,
-        "device": str(device),
-        "precision": str(pick_precision(settings.train.precision, device)).removeprefix("torch."),
-        "parameters": count_parameters(model),
-        "seconds": seconds,
-        "images_per_s": settings.train.epochs * len(images.train.labels) / seconds,
-        "epochs": history,
-    }
-    write_json(metrics_path("train", variant), metrics)
+        with replace_dir(artifacts_dir("train", variant)) as folder:
+            zoo.save(folder, spec, model)
+        metrics = {
+            "variant": variant,
+            **configuration,
+            "device": str(device),
+            "precision": precision,
+            "parameters": count_parameters(model),
+            "seconds": sum(entry["seconds"] for entry in history),
+            "images_per_s": len(history) / sum(1 / entry["images_per_s"] for entry in history),
+            "epochs": history,
+        }
+        write_json(metrics_path("train", variant), metrics)
     shutil.rmtree(checkpoint.parent)
+
+
+def _line(variant: str, epochs: int, entry: EpochLog) -> str:
+    return (
+        f"{variant}: epoch {entry['epoch']}/{epochs}  loss {entry['loss']:.3f}  "
+        f"R {entry['penalty']:.3f}  val {entry['val_accuracy_pct']:.2f} %  "
+        f"{entry['images_per_s']:.0f} images/s"
+    )
 
 
 if __name__ == "__main__":

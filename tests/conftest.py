@@ -10,11 +10,16 @@ import numpy as np
 import pytest
 import yaml
 from hypothesis import settings
+from jaxtyping import install_import_hook
 from PIL import Image
 
-from pipeline.fashion_mnist import DOWNLOADS, fetch
-from pipeline.params import Prepare
-from pipeline.prepare import prepare
+# The shapes in signatures are checked while the tests run; before the modules are imported.
+SHAPED = ("activations", "data", "distances", "evaluate", "regularizer", "verify")
+install_import_hook([f"pipeline.{name}" for name in SHAPED], "beartype.beartype")
+
+from pipeline.fashion_mnist import DOWNLOADS, fetch  # noqa: E402
+from pipeline.params import Prepare  # noqa: E402
+from pipeline.prepare import prepare  # noqa: E402
 
 settings.register_profile("shoal", deadline=None)  # how long an example takes is no claim
 settings.load_profile("shoal")
@@ -65,7 +70,7 @@ def run_prepare_stage(tmp_path: Path) -> Stage:
     """A function that runs the stage in `tmp_path`, on params.yaml with another `prepare`."""
 
     def run(**section: object) -> subprocess.CompletedProcess[str]:
-        params = yaml.safe_load((ROOT / "params.yaml").read_text())
+        params = yaml.safe_load((ROOT / "tests" / "params.yaml").read_text())
         params["prepare"] = {"image_size": 16, **section}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
         return subprocess.run(

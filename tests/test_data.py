@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Generator
 
 from models.errors import ArtifactError
-from pipeline.data import Split, augmentation, batches, load, subset
+from pipeline.data import Split, augmentation, batch_count, batches, load, subset
 
 PLAIN = {"mean": [0.0], "std": [1 / 255], "device": "cpu"}  # normalised = the pixel itself
 
@@ -107,19 +107,27 @@ def test_nothing_prepared(tmp_path):
 # --- batches --------------------------------------------------------------------------------
 
 
-@given(st.integers(1, 200), st.integers(1, 64), st.integers(0, 2**31), st.booleans(), st.booleans())
-def test_every_image_comes_once_with_its_label(n, batch_size, seed, shuffled, drop_last):
+@given(st.integers(1, 200), st.integers(1, 64), st.integers(0, 2**31), st.booleans())
+def test_every_image_comes_once_with_its_label(n, batch_size, seed, shuffled):
     generator = seeded(seed) if shuffled else None
-    got = list(batches(numbered(n), batch_size, **PLAIN, generator=generator, drop_last=drop_last))
-    full, rest = divmod(n, batch_size)
-    sizes = [batch_size] * full + ([rest] if rest and not drop_last else [])
-    assert [len(labels) for _, labels in got] == sizes
+    got = list(batches(numbered(n), batch_size, **PLAIN, generator=generator))
+    sizes = [len(labels) for _, labels in got]
+    assert len(sizes) == batch_count(numbered(n), batch_size)
+    assert all(size == batch_size for size in sizes[:-1])
+    assert sizes[-1] <= batch_size + 1
     labels = [label for _, batch in got for label in batch.tolist()]
-    assert len(set(labels)) == len(labels) == sum(sizes)
+    assert sorted(labels) == list(range(n))
     if not shuffled:
-        assert labels == list(range(sum(sizes)))
+        assert labels == list(range(n))
     for images, batch in got:
         assert torch.equal(images[:, 0, 0, 0].round().long(), batch)
+
+
+@pytest.mark.parametrize(
+    ("n", "sizes"), [(129, [129]), (257, [128, 129]), (130, [128, 2]), (1, [1])]
+)
+def test_a_single_image_left_over_joins_the_batch_before_it(n, sizes):
+    assert [len(labels) for _, labels in batches(numbered(n), 128, **PLAIN)] == sizes
 
 
 def labels_of(loader):

@@ -27,19 +27,6 @@ LEVELS = 6  # five removable blocks
 TIMINGS = {"seconds", "images_per_s"}
 
 
-def small(params: dict[str, Any], images: Path) -> dict[str, Any]:
-    """Return the shipped parameters, cut to a size that runs in seconds."""
-    params["prepare"] |= {"path": str(images), "limit": 1500}
-    params["model"]["options"] = {"width": 8}
-    params["train"] |= {"epochs": 3, "batch_size": 64, "learning_rate": 0.05}
-    params["score"] |= {"samples": 256}
-    params["plan"] |= {"bn_samples": 256}
-    params["collapse"] |= {"samples": 64}
-    params["build"] |= {"compute_capabilities": ["8.6"]}
-    params["benchmark"] |= {"batch_sizes": [1, 64], "rounds": 3, "repeats": 2}
-    return params
-
-
 class Project:
     """A clone of the working tree in which DVC runs for real."""
 
@@ -122,7 +109,8 @@ def project(tmp_path_factory: pytest.TempPathFactory, fashion_mnist: Path) -> It
             shutil.copy2(ROOT / name, root / name)
     made = Project(root)
     made.run("git", "init", "--quiet")
-    made.edit_params(lambda params: small(params, fashion_mnist))
+    shutil.copy(ROOT / "tests" / "params.yaml", root / "params.yaml")
+    made.edit_params(lambda params: params["prepare"].update({"path": str(fashion_mnist)}))
     made.run("dvc", "repro")
     return made
 

@@ -1,25 +1,56 @@
 """params.yaml: defaults, overrides of a variant, and one clear message per mistake."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import yaml
 
 from models.errors import ParamsError
+from pipeline import params
+from pipeline.optimizers import OPTIMIZERS, SCHEDULES
 from pipeline.params import load_params
+from pipeline.prepare import FITS, SOURCES
+from pipeline.regularizer import ESTIMATORS
+from pipeline.score import CRITERIA
 
+FIXED = Path(__file__).parent / "params.yaml"
 SHIPPED = Path(__file__).parent.parent / "params.yaml"
 
 
 def edited(tmp_path: Path, old: str, new: str) -> Path:
-    text = SHIPPED.read_text(encoding="utf-8")
+    text = FIXED.read_text(encoding="utf-8")
     assert old in text
     path = tmp_path / "params.yaml"
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
     return path
 
 
+def test_the_shipped_file_is_valid_and_has_every_key_of_the_tests() -> None:
+    load_params(SHIPPED)
+    shipped, fixed = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in (SHIPPED, FIXED))
+    assert shipped.keys() == fixed.keys()
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "choices"),
+    [
+        (params.Plan, "criterion", CRITERIA),
+        (params.Penalty, "estimator", ESTIMATORS),
+        (params.Train, "optimizer", OPTIMIZERS),
+        (params.Train, "schedule", SCHEDULES),
+        (params.Prepare, "source", SOURCES),
+        (params.Prepare, "fit", FITS),
+    ],
+)
+def test_the_values_a_key_allows_are_those_that_are_implemented(
+    section: type[params.Section], key: str, choices: dict
+) -> None:
+    assert set(get_args(section.model_fields[key].annotation)) == set(choices)
+
+
 def test_a_variant_overrides_what_it_names_and_inherits_the_rest() -> None:
-    params = load_params(SHIPPED)
+    params = load_params(FIXED)
     dense, lacoot = params.variant("dense"), params.variant("lacoot")
     assert dense.train.penalty.weight == 0
     assert lacoot.train.penalty.weight == 3
@@ -28,7 +59,7 @@ def test_a_variant_overrides_what_it_names_and_inherits_the_rest() -> None:
 
 
 def test_the_penalty_keeps_its_name_in_files() -> None:
-    dumped = load_params(SHIPPED).variant("lacoot").model_dump(by_alias=True)
+    dumped = load_params(FIXED).variant("lacoot").model_dump(by_alias=True)
     assert dumped["train"]["penalty"]["lambda"] == 3
 
 
@@ -42,16 +73,21 @@ def test_the_penalty_keeps_its_name_in_files() -> None:
             "lambda: -1.0",
             "lambda = -1.0: Input should be greater than or equal to 0",
         ),
-        ("learning_rate: 0.1", "learning_rate: fast", "train.learning_rate = 'fast'"),
+        ("learning_rate: 0.05", "learning_rate: fast", "train.learning_rate = 'fast'"),
         ("weight_decay: 1.0e-4", "weight_decay: 1e-4", "needs a dot: 1.0e-4"),
         ("image_size: 32", "image_size: big", "prepare.image_size = 'big'"),
         ("criterion: msw", "criterion: mws", "'msw', 'sliced'"),
-        ("source: fashion_mnist ", "source: image_folder ", "needs `path`"),
+        ("source: fashion_mnist", "source: image_folder", "needs `path`"),
         ("max: 128}", "max: 16}", "min <= opt <= max, got 1, 32, 16"),
+        ("min: 1,", "min: 2,", "batch_sizes = [1, 64] is not within build.batch, 2 to 128"),
+        ("max_accuracy_drop_pct: 1.0", "max_accuracy_drop_pct: .inf", "should be a finite number"),
+        ("milestones: [0.5, 0.75]", "milestones: [80]", "milestones.0 = 80"),
+        ("options: {width: 8}", "options: {in_chans: 3}", "in_chans: given by the data"),
+        ("lambda: 3.0", "weight: 3.0", "unknown key variants.lacoot.train.penalty.weight"),
         (
-            "batch_sizes: [1, 32, 128]",
+            "batch_sizes: [1, 64]",
             "batch_sizes: [1, 512]",
-            "has 512, more than build.batch.max",
+            "batch_sizes = [1, 512] is not within build.batch",
         ),
         ("  lacoot:", "  la/coot:", "variant 'la/coot'"),
         ("variants:", "variants: [", "not valid YAML"),
@@ -71,7 +107,7 @@ def test_a_mistake_gets_one_line_that_names_it(
 
 def test_an_unknown_variant_is_named_with_near_matches() -> None:
     with pytest.raises(ParamsError, match=r"no variant 'lacot'.*did you mean 'lacoot'.*dense"):
-        load_params(SHIPPED).variant("lacot")
+        load_params(FIXED).variant("lacot")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

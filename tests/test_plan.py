@@ -23,9 +23,14 @@ def test_the_least_missed_goes_first_and_ties_keep_the_networks_order() -> None:
 @given(st.lists(st.floats(0, 100), min_size=1), st.floats(0, 20))
 def test_the_deepest_level_within_the_drop(accuracies: list[float], drop: float) -> None:
     chosen = deepest_level(accuracies, drop)
-    floor = accuracies[0] - drop
+    floor = accuracies[0] - drop - 1e-9
     assert accuracies[chosen] >= floor
     assert all(accuracy < floor for accuracy in accuracies[chosen + 1 :])
+
+
+def test_a_drop_of_exactly_the_limit_is_allowed_whatever_the_rounding() -> None:
+    assert deepest_level([64.15, 63.65], 0.5) == 1
+    assert deepest_level([64.15, 63.64], 0.5) == 0
 
 
 def test_a_level_below_the_floor_does_not_hide_a_deeper_one_above_it() -> None:

@@ -60,6 +60,6 @@ def test_leave_one_out_is_the_accuracy_lost(scored: tuple) -> None:
 
 
 def test_random_scores_follow_the_seed() -> None:
-    statistics = {name: BlockStatistics(0, 0, 0, 1) for name in "abc"}
+    statistics = {name: BlockStatistics(0.0, 0.0, 0.0, 1.0) for name in "abc"}
     first, again, other = (CRITERIA["random"](Evidence(statistics, {}, s)) for s in (1, 1, 2))
     assert first == again != other

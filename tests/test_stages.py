@@ -92,7 +92,7 @@ def assert_one_clear_message(result: subprocess.CompletedProcess[str], message: 
 
 def project(tmp_path: Path, old: str = "", new: str = "") -> Path:
     """Write the shipped params.yaml, edited, into a folder."""
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    text = (ROOT / "tests" / "params.yaml").read_text(encoding="utf-8")
     assert old in text
     (tmp_path / "params.yaml").write_text(text.replace(old, new, 1), encoding="utf-8")
     return tmp_path

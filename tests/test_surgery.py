@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from models.cost import count_parameters
 from models.errors import BlockError
-from models.surgery import bypass, count_parameters
+from models.surgery import bypass
 from models.zoo import create
 
 

@@ -1,13 +1,14 @@
 """Creating networks by name, and keeping trained ones."""
 
 import json
+import re
 
 import pytest
 import torch
 
 from models import zoo
+from models.cost import count_parameters
 from models.errors import ArtifactError, ShoalError, UnknownModelError
-from models.surgery import count_parameters
 
 
 def spec(**changes: object) -> zoo.ModelSpec:
@@ -39,9 +40,21 @@ def test_an_unknown_model_is_named_with_near_matches() -> None:
         zoo.create("resnet18_cifra", 10)
 
 
-def test_an_unknown_option_is_named() -> None:
-    with pytest.raises(ShoalError, match=r"does not take the options \{'depth': 3\}"):
-        zoo.create("resnet18_cifar", 10, depth=3)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet18_cifar", {"depth": 3}),
+        ("resnet18_cifar", {"width": -1}),
+        ("resnet18_cifar", {"width": 1.5}),
+        ("resnet18", {"depth": 3}),
+        ("resnet18", {"act_layer": "foo"}),
+        ("resnet18", {"output_stride": 5}),
+    ],
+)
+def test_an_option_that_does_not_fit_is_named(name: str, options: dict) -> None:
+    expected = f"model {name!r} cannot be created with the options {options}"
+    with pytest.raises(ShoalError, match=re.escape(expected)):
+        zoo.create(name, 10, **options)
 
 
 def test_the_cifar_variants_have_no_published_weights() -> None:
@@ -57,6 +70,14 @@ def test_a_saved_network_comes_back_the_same(tmp_path) -> None:
     assert torch.equal(loaded(x), model(x))
     assert description == spec()
     assert description.example(4).shape == (4, 1, 32, 32)
+
+
+def test_tied_weights_are_kept(tmp_path) -> None:
+    model = zoo.create("resnet18_cifar", 3, in_chans=1, width=8)
+    model.layer1[1].conv1.weight = model.layer1[0].conv1.weight
+    zoo.save(tmp_path, spec(), model)
+    loaded, _ = zoo.load(tmp_path)
+    assert torch.equal(loaded.layer1[1].conv1.weight, model.layer1[0].conv1.weight)
 
 
 def test_weights_of_another_network_are_refused(tmp_path) -> None:

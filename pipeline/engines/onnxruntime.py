@@ -58,16 +58,23 @@ def load(path: Path, threads: int) -> Engine:
 def runner(source: Path | bytes, threads: int | None = None) -> Run:
     """Open any ONNX network, a file or its bytes, as a function from images to logits.
 
+    It runs on the CPU, in full float32: the reference for everything else.
+
     Raises:
         ArtifactError: there is no such file.
         BackendError: ONNX Runtime cannot read the network, or later cannot run it.
     """
-    session = _open(source, threads or usable_cores(), optimise=True)
+    session = _open(source, threads or usable_cores(), optimise=True, providers=[CPU])
     return lambda images: _bind(session, images)()
 
 
 def _open(
-    source: Path | bytes, threads: int, *, optimise: bool, optimised: Path | None = None
+    source: Path | bytes,
+    threads: int,
+    *,
+    optimise: bool,
+    optimised: Path | None = None,
+    providers: list[Any] | None = None,
 ) -> Any:  # noqa: ANN401
     import onnxruntime
 
@@ -84,17 +91,17 @@ def _open(
     if isinstance(source, Path) and not source.exists():
         raise ArtifactError(f"{source} is missing; `dvc repro` makes it")
     try:
-        return onnxruntime.InferenceSession(source, options, providers=_providers())
+        return onnxruntime.InferenceSession(source, options, providers=providers or _providers())
     except _errors() as e:
         name = source if isinstance(source, Path) else f"a network of {len(source)} bytes"
         raise BackendError(f"ONNX Runtime cannot open {name}: {e}") from e
 
 
-def _providers() -> list[str]:
+def _providers() -> list[Any]:
     import onnxruntime
 
     if CUDA in onnxruntime.get_available_providers() and cuda_devices():
-        return [CUDA, CPU]
+        return [(CUDA, {"use_tf32": 0}), CPU]  # float32 as it says
     return [CPU]
 
 

@@ -57,11 +57,13 @@ def runnable(flavour: Flavour, options: Build) -> None:
 
     if not torch.cuda.is_available():
         raise BackendUnavailable(f"torch {torch.__version__} cannot use {devices[0].name}")
-    built_for = options.compute_capabilities
-    if flavour.ahead_of_time and devices[0].compute_capability not in built_for:
+    if not flavour.ahead_of_time:
+        return
+    trt = _import(flavour)
+    if devices[0].compute_capability not in _targets(trt, options.compute_capabilities):
         raise BackendUnavailable(
-            f"built for compute capabilities {', '.join(built_for)}, but {devices[0].name} has "
-            f"{devices[0].compute_capability}; add it to build.compute_capabilities"
+            f"{flavour.title} {trt.__version__} does not build for {devices[0].name}, of compute "
+            f"capability {devices[0].compute_capability}, but for {', '.join(_known(trt))}"
         )
 
 
@@ -142,21 +144,32 @@ def _read(path: Path) -> bytes:
         raise ArtifactError(f"{path} is missing; `dvc repro` makes it") from e
 
 
-def _set_targets(trt: Any, config: Any, compute_capabilities: list[str]) -> None:  # noqa: ANN401
-    known = {
-        f"{name[2:-1]}.{name[-1]}": value  # SM86, SM120
+def _known(trt: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return the compute capabilities TensorRT-RTX builds for, e.g. ``8.6`` for SM86."""
+    return {
+        f"{name[2:-1]}.{name[-1]}": value
         for name, value in trt.ComputeCapability.__members__.items()
         if name.startswith("SM")
     }
-    for wanted in compute_capabilities:
+
+
+def _targets(trt: Any, wanted: list[str]) -> list[str]:  # noqa: ANN401
+    """Return the wanted compute capabilities, and that of the GPU here where it is possible."""
+    here = [device.compute_capability for device in cuda_devices()[:1]]
+    return list(dict.fromkeys([*wanted, *(own for own in here if own in _known(trt))]))
+
+
+def _set_targets(trt: Any, config: Any, compute_capabilities: list[str]) -> None:  # noqa: ANN401
+    known, targets = _known(trt), _targets(trt, compute_capabilities)
+    for wanted in targets:
         if wanted not in known:
             raise BackendError(
                 f"build.compute_capabilities has {wanted!r}, which TensorRT-RTX "
                 f"{trt.__version__} cannot build for; it knows {', '.join(known)}"
             )
-    config.num_compute_capabilities = len(compute_capabilities)
-    for index, wanted in enumerate(compute_capabilities):
-        config.set_compute_capability(known[wanted], index)
+    config.num_compute_capabilities = len(targets)
+    for index, target in enumerate(targets):
+        config.set_compute_capability(known[target], index)
 
 
 def _profile(builder: Any, images: Any, batch: Batch) -> Any:  # noqa: ANN401
