@@ -71,7 +71,7 @@ def _described_blocks(model: nn.Module) -> list[str]:
     return list(found)
 
 
-def _repeated(value: Any) -> Iterator[re.Pattern[str]]:  # noqa: ANN401 - timm's loose format
+def _repeated(value: Any) -> Iterator[re.Pattern[str]]:
     """Yield the patterns that number their matches; a lone norm or head is no block."""
     for item in [value] if isinstance(value, str) else value:
         pattern = re.compile(item if isinstance(item, str) else item[0])
@@ -117,13 +117,13 @@ def _record_calls(model: nn.Module, names: list[str], example: Tensor) -> dict[s
 
 
 def _watch(module: nn.Module, calls: dict[str, list[_Call]], name: str) -> RemovableHandle:
-    def record(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:  # noqa: ANN401
+    def record(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         calls[name].append(_Call(_tensors([args, kwargs]), _tensors(output)))
 
     return module.register_forward_hook(record, with_kwargs=True)
 
 
-def _tensors(value: Any) -> list[Tensor]:  # noqa: ANN401 - whatever a forward takes or returns
+def _tensors(value: Any) -> list[Tensor]:
     """Return the tensors in nested tuples, lists and dicts, without their data."""
     if isinstance(value, Tensor):
         return [value.detach().to("meta")]

@@ -12,7 +12,7 @@ from models.errors import BlockError, near_matches
 class Bypass(nn.Module):
     """The identity in place of a block: returns its first argument, whatever else it is given."""
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return `x` unchanged."""
         return x
 

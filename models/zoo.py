@@ -70,7 +70,7 @@ def create(
     *,
     in_chans: int = 3,
     pretrained: bool = False,
-    **kw: Any,  # noqa: ANN401 - the architecture's own options
+    **kw: Any,
 ) -> nn.Module:
     """Create a network that maps images (n, in_chans, h, w) to logits (n, num_classes).
 
@@ -105,7 +105,7 @@ def _timm_constructor(name: str, pretrained: bool) -> Callable[..., nn.Module]:
             "any name of timm.list_models() will do, or " + ", ".join(CIFAR_VARIANTS)
         )
 
-    def construct(num_classes: int, in_chans: int, **options: Any) -> nn.Module:  # noqa: ANN401
+    def construct(num_classes: int, in_chans: int, **options: Any) -> nn.Module:
         model: nn.Module = timm.create_model(
             name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **options
         )

@@ -35,7 +35,7 @@ def block_features(model: nn.Module, names: Iterable[str]) -> Iterator[Features]
     handles = []
     for name in names:
 
-        def keep(_: nn.Module, args: Any, kwargs: Any, y: Tensor, name: str = name) -> None:  # noqa: ANN401
+        def keep(_: nn.Module, args: Any, kwargs: Any, y: Tensor, name: str = name) -> None:
             features[name] = (args[0] if args else next(iter(kwargs.values())), y)
 
         handles.append(model.get_submodule(name).register_forward_hook(keep, with_kwargs=True))

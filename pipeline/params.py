@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 
 from models.errors import ParamsError, near_matches
+from pipeline.params_errors import explain
 
 PARAMS = Path("params.yaml")
 
@@ -211,10 +211,10 @@ def load_params(path: Path = PARAMS) -> Params:
     try:
         return Params.model_validate(_with_merged_variants(raw, path))
     except ValidationError as e:
-        raise ParamsError("\n".join(_explain(error, path) for error in _causes(e))) from e
+        raise ParamsError(explain(e, Params, path)) from e
 
 
-def _with_merged_variants(raw: Any, path: Path) -> Any:  # noqa: ANN401 - not validated yet
+def _with_merged_variants(raw: Any, path: Path) -> Any:
     """Return `raw` with each variant completed by the default `model` and `train` sections."""
     if not isinstance(raw, dict):
         raise ParamsError(f"{path} must hold keys and values, got {type(raw).__name__}")
@@ -231,7 +231,7 @@ def _with_merged_variants(raw: Any, path: Path) -> Any:  # noqa: ANN401 - not va
     return raw | {"variants": {name: _merge(defaults, own) for name, own in variants.items()}}
 
 
-def _merge(default: Any, own: Any) -> Any:  # noqa: ANN401 - not validated yet
+def _merge(default: Any, own: Any) -> Any:
     """Lay `own` over `default`, key by key. `options` and lists are replaced whole."""
     if own is None or not isinstance(default, dict) or not isinstance(own, dict):
         return default if own is None else own
@@ -239,49 +239,3 @@ def _merge(default: Any, own: Any) -> Any:  # noqa: ANN401 - not validated yet
         key: value if key == "options" else _merge(default.get(key), value)
         for key, value in own.items()
     }
-
-
-def _causes(error: ValidationError) -> list[ErrorDetails]:
-    """Leave out what follows from another error: inherited by a variant, or a misspelt key."""
-    errors = error.errors()
-    places = {e["loc"] for e in errors if e["loc"]}
-    misspelt = {e["loc"][:-1] for e in errors if e["type"] == "extra_forbidden"}
-
-    def follows(e: ErrorDetails) -> bool:
-        own = e["loc"][2:] if e["loc"][:1] == ("variants",) else ()
-        inherited = any(own[: end + 1] in places for end in range(len(own)))
-        return inherited or (e["type"] == "missing" and e["loc"][:-1] in misspelt)
-
-    return [e for e in errors if not follows(e)]
-
-
-def _explain(error: ErrorDetails, path: Path) -> str:
-    """Turn one pydantic error into one line: file, key, value, what is wrong."""
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        *_, last = error["loc"]
-        return f"{path}: unknown key {key}{near_matches(str(last), _keys_beside(error['loc']))}"
-    if error["type"] == "missing":
-        return f"{path}: {key} is missing"
-    message = error["msg"].removeprefix("Value error, ")
-    if not key:
-        return f"{path}: {message}"
-    hint = ""
-    if isinstance(error["input"], str) and error["type"] in {"float_type", "int_type"}:
-        hint = " (a number without quotes; scientific notation needs a dot: 1.0e-4)"
-    shown = "" if error["type"] == "value_error" else f" = {error['input']!r}"
-    return f"{path}: {key}{shown}: {message}{hint}"
-
-
-def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
-    """Return the keys allowed where an unknown one was found."""
-    section: Any = Params
-    for part in location[:-1]:
-        if section is Params and part == "variants":
-            section = Variant
-            continue
-        fields = getattr(section, "model_fields", {})
-        names = {field.alias or name: field.annotation for name, field in fields.items()}
-        section = names.get(str(part), section)
-    fields = getattr(section, "model_fields", {})
-    return [field.alias or name for name, field in fields.items()]

@@ -24,7 +24,7 @@ def accuracy_against_latency(rows: Sequence[Row], batch: int, path: Path) -> Non
     panels = max(1, len(backends))
     figure = Figure(figsize=(7 * panels, 4.4), layout="constrained")
     all_axes = figure.subplots(1, panels, squeeze=False)[0]
-    for axes, backend in zip(all_axes, backends, strict=False):
+    for axes, backend in zip(all_axes[: len(backends)], backends, strict=True):
         _latency_panel(axes, rows, backend, batch)
     if not backends:
         all_axes[0].set_title("no backend could be timed here")

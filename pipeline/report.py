@@ -80,11 +80,11 @@ def summary_markdown(
     return "\n".join([*lines, "", *_notes(benchmarks, builds, timed)]) + "\n"
 
 
-def _union(maps: Any) -> list[str]:  # noqa: ANN401 - an iterable of mappings
+def _union(maps: Any) -> list[str]:
     return list(dict.fromkeys(name for each in maps for name in each))
 
 
-def _line(cells: Any) -> str:  # noqa: ANN401 - an iterable of strings
+def _line(cells: Any) -> str:
     return "| " + " | ".join(cells) + " |"
 
 

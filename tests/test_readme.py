@@ -55,3 +55,12 @@ def test_its_parameters_are_valid(tmp_path: Path) -> None:
     loaded = load_params(path)
     assert loaded.variant("lacoot_strong").train.penalty.weight == 5
     assert loaded.variant("dense").model.name == "convnext_tiny"
+
+
+def test_its_library_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(README.partition("```python\n")[2].partition("```")[0], names)
+    assert names["report"].removed == names["removable"][:3]
+    assert names["report"].after.macs < names["report"].before.macs
+    assert (tmp_path / "shallow.onnx").exists()

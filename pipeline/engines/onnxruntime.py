@@ -75,7 +75,7 @@ def _open(
     optimise: bool,
     optimised: Path | None = None,
     providers: list[Any] | None = None,
-) -> Any:  # noqa: ANN401
+) -> Any:
     import onnxruntime
 
     levels = onnxruntime.GraphOptimizationLevel
@@ -113,7 +113,7 @@ def _errors() -> tuple[type[Exception], ...]:
     return (RuntimeError, *own)
 
 
-def _bind(session: Any, images: Images) -> Callable[[], Logits]:  # noqa: ANN401
+def _bind(session: Any, images: Images) -> Callable[[], Logits]:
     import onnxruntime
 
     device = "cuda" if session.get_providers()[0] == CUDA else "cpu"

@@ -77,7 +77,7 @@ def _settings(threads: int) -> dict[str, Any]:
     }
 
 
-def _bind(compiled: Any, images: Images) -> Callable[[], Logits]:  # noqa: ANN401
+def _bind(compiled: Any, images: Images) -> Callable[[], Logits]:
     request = compiled.create_infer_request()
 
     refusal = f"OpenVINO cannot run the network on images of {images.shape}"

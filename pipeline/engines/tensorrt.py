@@ -113,7 +113,7 @@ def load(flavour: Flavour, path: Path, _threads: int) -> Engine:
     return partial(_bind, flavour, engine)
 
 
-def _import(flavour: Flavour) -> Any:  # noqa: ANN401 - the module
+def _import(flavour: Flavour) -> Any:
     try:
         return importlib.import_module(flavour.package)
     except (ImportError, OSError) as e:
@@ -121,7 +121,7 @@ def _import(flavour: Flavour) -> Any:  # noqa: ANN401 - the module
 
 
 @cache
-def _messages(flavour: Flavour) -> Any:  # noqa: ANN401 - an ILogger
+def _messages(flavour: Flavour) -> Any:
     """Return the logger that keeps errors; a process may have only one for each package."""
     trt = _import(flavour)
 
@@ -130,7 +130,7 @@ def _messages(flavour: Flavour) -> Any:  # noqa: ANN401 - an ILogger
             super().__init__()
             self.errors: list[str] = []
 
-        def log(self, severity: Any, message: str) -> None:  # noqa: ANN401
+        def log(self, severity: Any, message: str) -> None:
             if severity <= trt.ILogger.Severity.ERROR:
                 self.errors.append(message)
 
@@ -144,7 +144,7 @@ def _read(path: Path) -> bytes:
         raise ArtifactError(f"{path} is missing; `dvc repro` makes it") from e
 
 
-def _known(trt: Any) -> dict[str, Any]:  # noqa: ANN401
+def _known(trt: Any) -> dict[str, Any]:
     """Return the compute capabilities TensorRT-RTX builds for, e.g. ``8.6`` for SM86."""
     return {
         f"{name[2:-1]}.{name[-1]}": value
@@ -153,13 +153,13 @@ def _known(trt: Any) -> dict[str, Any]:  # noqa: ANN401
     }
 
 
-def _targets(trt: Any, wanted: list[str]) -> list[str]:  # noqa: ANN401
+def _targets(trt: Any, wanted: list[str]) -> list[str]:
     """Return the wanted compute capabilities, and that of the GPU here where it is possible."""
     here = [device.compute_capability for device in cuda_devices()[:1]]
     return list(dict.fromkeys([*wanted, *(own for own in here if own in _known(trt))]))
 
 
-def _set_targets(trt: Any, config: Any, compute_capabilities: list[str]) -> None:  # noqa: ANN401
+def _set_targets(trt: Any, config: Any, compute_capabilities: list[str]) -> None:
     known, targets = _known(trt), _targets(trt, compute_capabilities)
     for wanted in targets:
         if wanted not in known:
@@ -172,14 +172,14 @@ def _set_targets(trt: Any, config: Any, compute_capabilities: list[str]) -> None
         config.set_compute_capability(known[target], index)
 
 
-def _profile(builder: Any, images: Any, batch: Batch) -> Any:  # noqa: ANN401
+def _profile(builder: Any, images: Any, batch: Batch) -> Any:
     _, *size = images.shape
     profile = builder.create_optimization_profile()
     profile.set_shape(images.name, *((n, *size) for n in (batch.min, batch.opt, batch.max)))
     return profile
 
 
-def _bind(flavour: Flavour, engine: Any, images: Images) -> Callable[[], Logits]:  # noqa: ANN401
+def _bind(flavour: Flavour, engine: Any, images: Images) -> Callable[[], Logits]:
     import torch
 
     trt, messages = _import(flavour), _messages(flavour)
@@ -209,7 +209,7 @@ def _bind(flavour: Flavour, engine: Any, images: Images) -> Callable[[], Logits]
     return run
 
 
-def _context(flavour: Flavour, engine: Any) -> Any:  # noqa: ANN401
+def _context(flavour: Flavour, engine: Any) -> Any:
     if not flavour.ahead_of_time:
         return engine.create_execution_context()
     # By default RTX swaps in kernels compiled for the batch size while it already runs, in the

@@ -1,0 +1,60 @@
+"""What is wrong with params.yaml, one line per mistake: file, key, value, what is allowed."""
+
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from models.errors import near_matches
+
+
+def explain(error: ValidationError, root: type[BaseModel], path: Path) -> str:
+    """Return the mistakes that a validation of `root` found in the file at `path`."""
+    return "\n".join(_line(mistake, root, path) for mistake in _causes(error))
+
+
+def _causes(error: ValidationError) -> list[ErrorDetails]:
+    """Leave out what follows from another error: inherited by a variant, or a misspelt key."""
+    errors = error.errors()
+    places = {e["loc"] for e in errors if e["loc"]}
+    misspelt = {e["loc"][:-1] for e in errors if e["type"] == "extra_forbidden"}
+
+    def follows(e: ErrorDetails) -> bool:
+        own = e["loc"][2:] if e["loc"][:1] == ("variants",) else ()
+        inherited = any(own[: end + 1] in places for end in range(len(own)))
+        return inherited or (e["type"] == "missing" and e["loc"][:-1] in misspelt)
+
+    return [e for e in errors if not follows(e)]
+
+
+def _line(error: ErrorDetails, root: type[BaseModel], path: Path) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        *section, last = error["loc"]
+        return f"{path}: unknown key {key}{near_matches(str(last), _keys(section, root))}"
+    if error["type"] == "missing":
+        return f"{path}: {key} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    if not key:
+        return f"{path}: {message}"
+    hint = ""
+    if isinstance(error["input"], str) and error["type"] in {"float_type", "int_type"}:
+        hint = " (a number without quotes; scientific notation needs a dot: 1.0e-4)"
+    shown = "" if error["type"] == "value_error" else f" = {error['input']!r}"
+    return f"{path}: {key}{shown}: {message}{hint}"
+
+
+def _keys(section: list[int | str], root: type[BaseModel]) -> list[str]:
+    """Return the keys that a section, given by its path from the root, may have."""
+    kind: Any = root
+    for part in section:
+        is_map = get_origin(kind) is dict
+        kind = get_args(kind)[1] if is_map else _fields(kind).get(str(part), kind)
+    return list(_fields(kind))
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    """Return {key in the file: type} of a section; nothing for a plain value."""
+    fields = getattr(kind, "model_fields", {})
+    return {field.alias or name: field.annotation for name, field in fields.items()}
