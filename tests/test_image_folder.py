@@ -224,6 +224,7 @@ def test_a_corrupt_image_is_named_relative_to_the_root(tmp_path, content):
     )
 
 
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of odd files in many ways, and reads on
 @settings(max_examples=200)
 @given(data=st.data())
 def test_damage_is_either_harmless_or_reported(data, tmp_path_factory):
