@@ -5,7 +5,8 @@ Run after `dvc repro prepare`:
     python -m benchmarks.seeds 0 1 2
 
 Accuracies are those of the PyTorch network with nothing and with all removable blocks bypassed;
-test is measured once per seed, and nothing is selected by it.
+they show the spread of a setting, and no setting should be chosen by them (docs/log.md tells where
+one was).
 """
 
 import argparse
@@ -40,7 +41,7 @@ def main() -> None:
         for name, variant in params.variants.items()
     }
     with replace_file(TARGET) as temporary:
-        temporary.write_text(table(results, seeds), encoding="utf-8")
+        temporary.write_text(table(results, params.variants, seeds), encoding="utf-8")
     print(TARGET.read_text(encoding="utf-8"))
 
 
@@ -70,12 +71,14 @@ def accuracies(variant: Variant, seed: int, images: data.Dataset) -> tuple[float
     return test(model), test(bypass(model, blocks))
 
 
-def table(results: dict[str, list[tuple[float, float]]], seeds: list[int]) -> str:
+def table(
+    results: dict[str, list[tuple[float, float]]], variants: dict[str, Variant], seeds: list[int]
+) -> str:
     """Return the accuracies per seed and their mean ± standard deviation, as Markdown."""
     lines = [
         "# Spread over seeds",
         "",
-        f"Written by `python -m benchmarks.seeds {' '.join(map(str, seeds))}` on the default "
+        f"Written by `python -m benchmarks.seeds {' '.join(map(str, seeds))}` on "
         f"params.yaml, torch {torch.__version__}, {pick_device()}. Test accuracy in %, mean ± "
         "standard deviation, single seeds in brackets.",
         "",
@@ -84,7 +87,8 @@ def table(results: dict[str, list[tuple[float, float]]], seeds: list[int]) -> st
     ]
     for name, measured in results.items():
         whole, shallow = zip(*measured, strict=True)
-        lines.append(f"| {name} | {_spread(whole)} | {_spread(shallow)} |")
+        penalty = variants[name].train.penalty.weight
+        lines.append(f"| {name} (λ = {penalty:g}) | {_spread(whole)} | {_spread(shallow)} |")
     return "\n".join(lines) + "\n"
 
 
