@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import yaml
 from hypothesis import settings
 from jaxtyping import install_import_hook
 from PIL import Image
+from stage_process import run_stage
 
 # The shapes in signatures are checked while the tests run; before the modules are imported.
 SHAPED = ("activations", "data", "distances", "evaluate", "regularizer", "verify")
@@ -74,14 +74,6 @@ def run_prepare_stage(tmp_path: Path) -> Stage:
         params = yaml.safe_load((ROOT / "tests" / "params.yaml").read_text())
         params["prepare"] = {"image_size": 16, **section}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-        return subprocess.run(
-            [sys.executable, "-m", "stages.prepare"],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return run_stage("prepare", cwd=tmp_path)
 
     return run

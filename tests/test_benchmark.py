@@ -1,15 +1,13 @@
 import gc
 import itertools
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from stage_process import run_stage
 from tiny_onnx import some_images, write_network
 
 from models.errors import ParityError
@@ -183,15 +181,7 @@ def test_stages_from_probe_to_latencies_on_real_images(tmp_path, prepared):
     (tmp_path / "metrics/collapse").mkdir(parents=True)
     (tmp_path / "metrics/collapse/dense.json").write_text(json.dumps({"levels": LEVELS}))
     for stage in (["probe"], ["build", "dense"], ["benchmark", "dense"]):
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-m", f"stages.{stage[0]}", *stage[1:]],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = run_stage(*stage, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert "dense: level 0  onnxruntime p50" in done.stdout
     metrics = json.loads((tmp_path / "metrics/benchmark/dense.json").read_text())

@@ -1,11 +1,10 @@
 import json
-import os
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import stage_process
 import yaml
 from tiny_onnx import write_network
 
@@ -40,15 +39,7 @@ def options(*backends):
 
 
 def run_stage(folder, variant="dense"):
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "stages.build", variant],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return stage_process.run_stage("build", variant, cwd=folder)
 
 
 def project(folder, backends):

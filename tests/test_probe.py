@@ -1,11 +1,11 @@
 import json
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import stage_process
 
 from pipeline.engines import BACKENDS
 from pipeline.engines.machine import usable_cores
@@ -36,15 +36,7 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
 
 
 def run_stage(folder, **environment):
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "stages.probe"],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return stage_process.run_stage("probe", cwd=folder, **environment)
 
 
 def test_target_holds_the_facts_that_build_and_benchmark_need():

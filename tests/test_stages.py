@@ -1,6 +1,5 @@
 """The pipeline's description against the code: dependencies, contracts, names, messages."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import grimp
 import pytest
 import yaml
 from importlinter import cli
+from stage_process import run_stage
 
 from pipeline.params import Params
 
@@ -67,20 +67,6 @@ def test_a_stage_tracks_parameters_that_exist(stage: str) -> None:
 
 def test_the_import_contracts_hold() -> None:
     assert cli.lint_imports(config_filename=str(ROOT / "pyproject.toml"), cache_dir=None) == 0
-
-
-def run_stage(
-    name: str, *arguments: str, cwd: Path, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"stages.{name}", *arguments],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 def assert_one_clear_message(result: subprocess.CompletedProcess[str], message: str) -> None:
