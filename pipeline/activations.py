@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from pipeline.distances import directions, projected_distances
+from pipeline.distances import projected_distances
+from pipeline.projections import directions
 
 Features = dict[str, tuple[Tensor, Tensor]]  # block name → (input, output), each (n, ...)
 
@@ -104,7 +105,7 @@ class _Sums:
 
     def statistics(self) -> BlockStatistics:
         msw, sliced = projected_distances(
-            torch.cat(self.projected_inputs), torch.cat(self.projected_outputs)
+            torch.cat(self.projected_inputs).t(), torch.cat(self.projected_outputs).t()
         )
         return BlockStatistics(
             msw=msw.item(),

@@ -63,7 +63,7 @@ class Penalty(Section):
     """The regulariser λ·R of LaCoOT (arXiv 2406.08933, section 4)."""
 
     weight: float = Field(alias="lambda", ge=0)
-    estimator: Literal["random"] = "random"
+    estimator: Literal["random", "power", "ascent"] = "random"
     projections: int = Field(default=50, ge=1)
 
 

@@ -23,11 +23,12 @@ from pipeline.activations import measure_blocks
 from pipeline.artifacts import replace_file
 from pipeline.data import Dataset, augmentation, batch_count, batches, subset
 from pipeline.devices import pick_precision
+from pipeline.estimators import ESTIMATORS, Estimator
 from pipeline.evaluate import accuracy_pct
 from pipeline.optimizers import OPTIMIZERS, learning_rate
 from pipeline.params import Train
 from pipeline.progress import progress
-from pipeline.regularizer import ESTIMATORS, block_penalty
+from pipeline.regularizer import block_penalty
 
 EpochLog = dict[str, Any]
 MONITORED_IMAGES = 1024  # validation images on which the distances per block are followed
@@ -72,6 +73,7 @@ def train(
         dtype=dtype,
         optimizer=OPTIMIZERS[params.optimizer](model, params),
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+        estimator=ESTIMATORS[params.penalty.estimator](params.penalty.projections),
         history=[],
     )
     if checkpoint.exists():
@@ -98,6 +100,7 @@ class _Run:
     dtype: torch.dtype  # of autocast; float32 is none
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    estimator: Estimator  # of the penalty; what it remembers is part of the checkpoint
     history: list[EpochLog]
 
     def train_and_validate(self, epoch: int) -> EpochLog:
@@ -166,8 +169,7 @@ class _Run:
             yield lambda: zero
             return
         generator = torch.Generator(self.device).manual_seed(self.seed(epoch, 1))
-        estimator = ESTIMATORS[penalty.estimator](penalty.projections, generator)
-        with block_penalty(self.model, self.blocks, estimator) as value:
+        with block_penalty(self.model, self.blocks, self.estimator, generator) as value:
             yield value
 
     def training_batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -208,6 +210,7 @@ class _Run:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "estimator": self.estimator.state_dict(),
             "history": self.history,
         }
         with replace_file(checkpoint) as temporary:
@@ -219,6 +222,7 @@ class _Run:
             self.model.load_state_dict(state["model"], strict=True)
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
+            self.estimator.load_state_dict(state["estimator"])
         except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as e:
             raise ArtifactError(f"checkpoint {checkpoint} is damaged ({e}); delete it") from e
         self.history = state["history"]

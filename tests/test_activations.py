@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from models.blocks import find_blocks
 from models.zoo import create
 from pipeline.activations import block_features, measure_blocks
-from pipeline.distances import directions, max_sliced_wasserstein
+from pipeline.distances import max_sliced_wasserstein
+from pipeline.projections import directions
 
 
 class Scale(nn.Module):

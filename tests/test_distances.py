@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.distances import (
-    directions,
     max_sliced_wasserstein,
     projected_distances,
     sliced_wasserstein,
 )
+from pipeline.projections import directions
 
 SIZES = st.integers(min_value=2, max_value=24)
 SEEDS = st.integers(min_value=0, max_value=2**31)
@@ -154,7 +154,7 @@ def test_seeded_directions_are_repeatable_unit_columns() -> None:
 
 def test_projected_distances_are_those_of_the_unprojected_samples() -> None:
     x, y, theta = sample(0, 9, 6), sample(1, 9, 6), shared(0, 6)
-    largest, mean = projected_distances(x @ theta, y @ theta)
+    largest, mean = projected_distances((x @ theta).t(), (y @ theta).t())
     torch.testing.assert_close(largest, max_sliced_wasserstein(x, y, projections=theta))
     torch.testing.assert_close(mean, sliced_wasserstein(x, y, projections=theta))
 

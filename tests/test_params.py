@@ -8,10 +8,10 @@ import yaml
 
 from models.errors import ParamsError
 from pipeline import params
+from pipeline.estimators import ESTIMATORS
 from pipeline.optimizers import OPTIMIZERS, SCHEDULES
 from pipeline.params import load_params
 from pipeline.prepare import FITS, SOURCES
-from pipeline.regularizer import ESTIMATORS
 from pipeline.score import CRITERIA
 
 FIXED = Path(__file__).parent / "params.yaml"

@@ -6,8 +6,10 @@ import torch
 from models.blocks import find_blocks
 from models.zoo import create
 from pipeline.activations import block_features
-from pipeline.distances import directions, max_sliced_wasserstein
-from pipeline.regularizer import ESTIMATORS, block_penalty
+from pipeline.distances import max_sliced_wasserstein
+from pipeline.estimators import ESTIMATORS
+from pipeline.projections import directions
+from pipeline.regularizer import block_penalty
 
 
 def network() -> tuple[torch.nn.Module, list[str]]:
@@ -20,8 +22,8 @@ def network() -> tuple[torch.nn.Module, list[str]]:
 def test_value_is_the_mean_distance_over_the_blocks() -> None:
     model, names = network()
     x = torch.randn(13, 1, 32, 32)  # any batch size, a last partial batch included
-    estimator = ESTIMATORS["random"](20, torch.Generator().manual_seed(7))
-    with block_penalty(model.eval(), names, estimator) as penalty:
+    generator = torch.Generator().manual_seed(7)
+    with block_penalty(model.eval(), names, ESTIMATORS["random"](20), generator) as penalty:
         model(x)
         value = penalty().item()
     generator = torch.Generator().manual_seed(7)
@@ -42,8 +44,8 @@ def test_directions_are_fresh_at_every_step_and_follow_the_seed() -> None:
     x = torch.randn(8, 1, 32, 32)
 
     def two_steps(seed: int) -> list[float]:
-        estimator = ESTIMATORS["random"](5, torch.Generator().manual_seed(seed))
-        with block_penalty(model.eval(), names, estimator) as penalty:
+        generator = torch.Generator().manual_seed(seed)
+        with block_penalty(model.eval(), names, ESTIMATORS["random"](5), generator) as penalty:
             values = []
             for _ in range(2):
                 model(x)
@@ -60,9 +62,9 @@ def test_descent_on_the_penalty_brings_input_and_output_together() -> None:
     model, names = network()
     x = torch.randn(32, 1, 32, 32)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    estimator = ESTIMATORS["random"](50, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
     values = []
-    with block_penalty(model.train(), names, estimator) as penalty:
+    with block_penalty(model.train(), names, ESTIMATORS["random"](50), generator) as penalty:
         for _ in range(80):
             model(x)
             loss = penalty()

@@ -1,0 +1,55 @@
+"""Values of all processes of a data-parallel run: the distance is that of the global batch.
+
+Started by `torchrun`, every process holds a part of the batch. Projections (k × n) are gathered,
+features never; directions must be equal everywhere, which seeded generators see to. In a single
+process nothing is exchanged.
+"""
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Return the number of processes of the run."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def gather_columns(u: Float[Tensor, "... n"]) -> Float[Tensor, "... N"]:
+    """Return the columns of all processes side by side, in the order of their ranks.
+
+    The counts may differ, the other dimensions may not. No gradient passes.
+    """
+    if world_size() == 1:
+        return u
+    counts = _counts(u.shape[-1], u.device)
+    # Collectives want equal shapes: every part is filled up to the largest.
+    padded = u.new_zeros(*u.shape[:-1], max(counts))
+    padded[..., : u.shape[-1]] = u
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[..., :k] for part, k in zip(parts, counts, strict=True)], dim=-1)
+
+
+def own_columns(gathered: Float[Tensor, "... N"], n: int) -> Float[Tensor, "... n"]:
+    """Return the columns that this process, which has `n`, gave to `gather_columns`."""
+    if world_size() == 1:
+        return gathered
+    start = sum(_counts(n, gathered.device)[: dist.get_rank()])
+    return gathered[..., start : start + n]
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """Return the sum of `x` over all processes; no gradient passes."""
+    if world_size() > 1:
+        x = x.clone()
+        dist.all_reduce(x)
+    return x
+
+
+def _counts(n: int, device: torch.device) -> list[int]:
+    """Return how many columns each process has."""
+    counts = [torch.empty(1, dtype=torch.int64, device=device) for _ in range(world_size())]
+    dist.all_gather(counts, torch.tensor([n], device=device))
+    return [int(count) for count in counts]
