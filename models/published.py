@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from torch import nn
@@ -132,7 +133,7 @@ def _from_hub(name: str) -> Weights:
     origin = f"hub {published.hf_hub_id or published.url}"
     if not _answers(published):
         if (cached := _cached(published)) is None:
-            raise _unavailable(name, f"the hub does not answer within {HUB_TIME_LIMIT_S} s")
+            raise _unavailable(name, f"{urlsplit(_host(published)).hostname} cannot be reached")
         overlay = {"file": str(cached), "custom_load": published.custom_load}
     try:
         with torch.random.fork_rng(devices=[]):  # the caller's network is created all the same
@@ -159,12 +160,11 @@ def _description(name: str) -> Any:
 
 def _answers(published: Any) -> bool:
     """Say whether the host of the weights answers, through the proxies of the environment."""
-    from huggingface_hub import constants, is_offline_mode
+    from huggingface_hub import is_offline_mode
 
     if is_offline_mode():
         return False
-    url = constants.ENDPOINT if published.hf_hub_id else published.url
-    request = urllib.request.Request(url, method="HEAD")
+    request = urllib.request.Request(_host(published), method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=HUB_TIME_LIMIT_S):
             return True
@@ -172,6 +172,12 @@ def _answers(published: Any) -> bool:
         return e.code < 500  # it may refuse this request and still serve files; a gateway will not
     except OSError:
         return False
+
+
+def _host(published: Any) -> str:
+    from huggingface_hub import constants
+
+    return str(constants.ENDPOINT if published.hf_hub_id else published.url)
 
 
 def _cached(published: Any) -> Path | None:

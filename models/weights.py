@@ -8,6 +8,8 @@ or repeated over channels, as timm does). Anything else is an error.
 import difflib
 import hashlib
 import pickle
+import re
+import struct
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -26,6 +28,16 @@ SHOWN = 3  # names listed of each kind of mismatch
 REMEDY = (
     "a state dict of tensors alone is allowed, as written by safetensors' `save_file` (its name "
     "must end in .safetensors) or `torch.save(model.state_dict(), path)`"
+)
+# What the readers raise for damaged files.
+DAMAGE_ERRORS = (
+    SafetensorError,
+    RuntimeError,
+    ValueError,
+    EOFError,
+    OSError,
+    AssertionError,
+    struct.error,
 )
 # What timm's converters raise for tensors that they were not written for.
 CONVERSION_ERRORS = (LookupError, ValueError, TypeError, AttributeError, RuntimeError)
@@ -54,23 +66,27 @@ def read_weights(path: Path) -> Weights:
         raise WeightsError(f"weights {path}: there is no such file; correct model.weights")
     try:
         state = load_state_dict(str(path), weights_only=True)
-    except (SafetensorError, RuntimeError, ValueError, EOFError, OSError) as e:
+    except DAMAGE_ERRORS as e:
         raise WeightsError(f"weights {path} cannot be read: {_reason(e)}; {REMEDY}") from e
-    except (AttributeError, TypeError, KeyError) as e:  # it holds something else than a dict
+    except (AttributeError, TypeError, LookupError) as e:
         raise WeightsError(f"weights {path} hold no state dict; {REMEDY}") from e
     strange = [key for key, value in state.items() if not isinstance(value, Tensor)]
     if strange or not state:
-        found = f"{strange[0]!r} is a {type(state[strange[0]]).__name__}" if strange else "no key"
+        found = (
+            f"{strange[0]!r} is of type {type(state[strange[0]]).__name__}" if strange else "no key"
+        )
         raise WeightsError(f"weights {path} are no state dict ({found}); {REMEDY}")
-    return Weights(state, f"{path} (sha256 {file_sha256(path)})")
+    return Weights(state, f"{path} (sha256 {file_sha256(path)[:16]}…)")
 
 
 def _reason(error: Exception) -> str:
-    """Return what happened in a line; of torch's advice on unsafe loading, only what was found."""
+    """Return in a line what happened; of torch's advice on unsafe loading only what was found."""
     cause = error.__cause__ if isinstance(error.__cause__, pickle.UnpicklingError) else error
     text = " ".join(str(cause).split())
-    found = text.partition("WeightsUnpickler error: ")[2] or text
-    return found.partition(" Please ")[0].rstrip(". ") or type(error).__name__
+    for advice in ("trusted source. ", "WeightsUnpickler error: "):
+        text = text.rpartition(advice)[2]
+    text = re.split(r" Please | Check the documentation", text)[0].rstrip(". ")
+    return text or type(error).__name__
 
 
 def file_sha256(path: Path) -> str:
@@ -107,8 +123,8 @@ def load_into(model: nn.Module, weights: Weights, in_chans: int) -> list[str]:
         fit = fit if converted.problems else converted
     if fit.problems:
         raise WeightsError(
-            f"weights {weights.origin} do not fit: {'; '.join(fit.problems)}; set model.name and "
-            "model.options to those of the network that was saved"
+            f"weights {weights.origin} do not fit the network: {'; '.join(fit.problems)}; "
+            "set model.name and model.options to those of the network that was saved"
         )
     model.load_state_dict(fit.state, strict=True)
     return fit.changes
@@ -192,7 +208,7 @@ def _differences(own: State, state: State) -> Iterable[str]:
     unexpected = [key for key in state if key not in own]
     reshaped = [key for key in own if key in state and own[key].shape != state[key].shape]
     if missing:
-        yield f"{len(missing)} tensors missing: {_listed(missing, unexpected)}"
+        yield f"{len(missing)} missing: {_listed(missing, unexpected)}"
     if unexpected:
         yield f"{len(unexpected)} unexpected: {_listed(unexpected, [])}"
     if reshaped:
@@ -200,12 +216,13 @@ def _differences(own: State, state: State) -> Iterable[str]:
             f"{key} is {tuple(state[key].shape)} and should be {tuple(own[key].shape)}"
             for key in reshaped[:SHOWN]
         )
-        yield f"{len(reshaped)} of another shape: {', '.join(shapes)}"
+        more = ", …" * (len(reshaped) > SHOWN)
+        yield f"{len(reshaped)} of another shape: {', '.join(shapes)}{more}"
 
 
 def _listed(names: list[str], others: list[str]) -> str:
     shown = []
     for name in names[:SHOWN]:
-        close = difflib.get_close_matches(name, others, n=1)
+        close = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
         shown.append(f"{name!r} (there is {close[0]!r})" if close else repr(name))
     return ", ".join(shown) + ", …" * (len(names) > SHOWN)

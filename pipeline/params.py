@@ -64,7 +64,7 @@ class Model(Section):
         if self.pretrained and self.weights is not None:
             raise ValueError(
                 f"pretrained: true and weights = {self.weights!r} name two sources of the initial "
-                "weights; set pretrained: false or weights: null"
+                "weights; keep one of them"
             )
         return self
 
