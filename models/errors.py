@@ -4,6 +4,7 @@ ShoalError
 ├── ParamsError              params.yaml: unknown key, wrong type, value out of range
 ├── DataError                missing or corrupt images, empty classes, wrong folder layout
 ├── UnknownModelError        no model of that name
+├── WeightsError             initial weights are missing, damaged, unreachable or do not fit
 ├── BlockError               unknown block, or one that cannot be removed
 ├── ArtifactError            a file of an earlier stage is missing or damaged
 ├── ParityError              two networks that must agree do not
@@ -29,6 +30,10 @@ class DataError(ShoalError):
 
 class UnknownModelError(ShoalError):
     """No model of that name exists."""
+
+
+class WeightsError(ShoalError):
+    """Initial weights are missing, damaged, cannot be fetched, or are another network's."""
 
 
 class BlockError(ShoalError):

@@ -5,7 +5,7 @@ first block at 16×16: 140.19 MMACs at width 64.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -36,6 +36,11 @@ class BasicBlock(nn.Module):
 
 class ResNetCifar(nn.Module):
     """Four stages of basic blocks at width, 2·width, 4·width and 8·width channels."""
+
+    pretrained_cfg: ClassVar[dict[str, str]] = {
+        "first_conv": "conv1",
+        "classifier": "fc",
+    }  # as timm
 
     def __init__(
         self, depths: Sequence[int], num_classes: int, in_chans: int = 3, width: int = 64

@@ -5,6 +5,7 @@ A trained network is a folder of two files: `model.json` (how to create it) and
 """
 
 import json
+import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,8 +16,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models.errors import ArtifactError, ShoalError, UnknownModelError, near_matches
+from models.errors import (
+    ArtifactError,
+    ShoalError,
+    UnknownModelError,
+    WeightsError,
+    near_matches,
+)
+from models.published import published_weights
 from models.resnet_cifar import ResNetCifar
+from models.weights import Weights, load_into, read_weights
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,7 @@ class ModelSpec:
     std: list[float]
     classes: list[str]
     options: dict[str, Any] = field(default_factory=dict)
+    initial_weights: str = "random"  # what its training started from
 
     def example(self, batch: int = 2) -> Tensor:
         """Return a batch of zeros of the input's shape, (batch, in_chans, size, size)."""
@@ -55,8 +65,8 @@ def mobilenetv2_cifar(num_classes: int, in_chans: int) -> nn.Module:
     return model
 
 
-# What architectures raise for options they do not like, and the hub (OSError) when it is away.
-CONSTRUCTION_ERRORS = (TypeError, ValueError, LookupError, AssertionError, RuntimeError, OSError)
+# What architectures raise for options they do not like.
+CONSTRUCTION_ERRORS = (TypeError, ValueError, LookupError, AssertionError, RuntimeError)
 
 CIFAR_VARIANTS: dict[str, Callable[..., nn.Module]] = {
     "resnet18_cifar": resnet18_cifar,
@@ -70,6 +80,7 @@ def create(
     *,
     in_chans: int = 3,
     pretrained: bool = False,
+    weights: Weights | None = None,
     **kw: Any,
 ) -> nn.Module:
     """Create a network that maps images (n, in_chans, h, w) to logits (n, num_classes).
@@ -78,24 +89,50 @@ def create(
         name: any timm architecture, or one of `CIFAR_VARIANTS`.
         num_classes: number of logits.
         in_chans: image channels.
-        pretrained: load the architecture's published weights (timm only; needs its hub).
+        pretrained: start from the architecture's published weights, `initial_weights(name)`.
+        weights: start from these, whatever `pretrained` is. The classifier stays a new one where
+            their number of classes is another; a line is printed that says so.
         kw: the architecture's own options, e.g. ``width=16`` or ``img_size=64``.
 
     Raises:
         UnknownModelError: there is no such name; the message has near matches.
-        ShoalError: the architecture refuses an option, or its weights cannot be fetched.
+        WeightsError: the weights cannot be had, or are another network's.
+        ShoalError: the architecture refuses an option.
     """
-    if name in CIFAR_VARIANTS and pretrained:
-        raise ShoalError(f"model {name!r} has no published weights; set pretrained: false")
-    constructor = CIFAR_VARIANTS.get(name) or _timm_constructor(name, pretrained)
+    constructor = CIFAR_VARIANTS.get(name) or _timm_constructor(name)
+    if weights is None and pretrained:
+        weights = initial_weights(name)
     try:
-        return constructor(num_classes, in_chans, **kw)
+        model = constructor(num_classes, in_chans, **kw)
     except CONSTRUCTION_ERRORS as e:
         what = f"model {name!r} cannot be created with the options {kw}"
         raise ShoalError(f"{what}: {type(e).__name__}: {e}") from e
+    if weights is not None:
+        changes = load_into(model, weights, in_chans)
+        print("; ".join([f"{name}: starts from {weights.origin}", *changes]), flush=True)
+    return model
 
 
-def _timm_constructor(name: str, pretrained: bool) -> Callable[..., nn.Module]:
+def initial_weights(name: str, file: str | None = None) -> Weights:
+    """Return the weights that a network starts from: those of a file, or the published ones.
+
+    Args:
+        name: as for `create`.
+        file: a local safetensors file or torch state dict; none for the published weights, from
+            an installed weights package (the extra `weights`) or else timm's hub.
+
+    Raises:
+        WeightsError: they cannot be had, or the file is not usable.
+    """
+    if file is not None:
+        return read_weights(Path(file).expanduser())
+    if name in CIFAR_VARIANTS:
+        raise WeightsError(f"model {name!r} has no published weights; set pretrained: false")
+    _check_timm_name(name)
+    return published_weights(name)
+
+
+def _check_timm_name(name: str) -> None:
     import timm
 
     if not timm.is_model(name.split(".", maxsplit=1)[0]):
@@ -105,19 +142,34 @@ def _timm_constructor(name: str, pretrained: bool) -> Callable[..., nn.Module]:
             "any name of timm.list_models() will do, or " + ", ".join(CIFAR_VARIANTS)
         )
 
+
+def _timm_constructor(name: str) -> Callable[..., nn.Module]:
+    import timm
+
+    _check_timm_name(name)
+
     def construct(num_classes: int, in_chans: int, **options: Any) -> nn.Module:
         model: nn.Module = timm.create_model(
-            name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **options
+            name, num_classes=num_classes, in_chans=in_chans, **options
         )
         return model
 
     return construct
 
 
-def normalisation(model: nn.Module) -> tuple[list[float], list[float]]:
-    """Return the (mean, std) per channel that a timm network's published weights expect."""
+def normalisation(model: nn.Module, channels: int) -> tuple[list[float], list[float]] | None:
+    """Return the (mean, std) per channel that the architecture's published weights expect.
+
+    None where it has no published weights. For another number of channels than the published one,
+    each is the mean over the published channels: as for colour images whose channels are equal.
+    """
     published: Any = model.pretrained_cfg
-    return list(published["mean"]), list(published["std"])
+    if "mean" not in published:
+        return None
+    mean, std = list(published["mean"]), list(published["std"])
+    if channels != len(mean):
+        mean, std = ([statistics.fmean(values)] * channels for values in (mean, std))
+    return mean, std
 
 
 def save(folder: Path, spec: ModelSpec, model: nn.Module) -> None:

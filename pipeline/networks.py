@@ -13,18 +13,26 @@ from pipeline.params import Model
 def create_network(settings: Model, images: Dataset) -> tuple[nn.Module, zoo.ModelSpec, Dataset]:
     """Create the network that `settings` name for the classes, channels and size of `images`.
 
-    Returns the network, its description, and the images with the normalisation it wants: that of
-    its published weights where it has them for colour images, else that of the images.
+    Returns the network, its description, and the images with the normalisation it wants: where it
+    starts from weights, that of the architecture's published ones if it has any, else that of the
+    images. The caller's random seed decides the tensors that no weights are given for.
+
+    Raises:
+        WeightsError: the weights cannot be had, or are another network's.
+        ShoalError: the name or an option is wrong.
     """
+    weights = None
+    if settings.pretrained or settings.weights is not None:
+        weights = zoo.initial_weights(settings.name, settings.weights)
     model = zoo.create(
         settings.name,
         len(images.classes),
         in_chans=images.channels,
-        pretrained=settings.pretrained,
+        weights=weights,
         **settings.options,
     )
-    published = settings.pretrained and images.channels == 3
-    mean, std = zoo.normalisation(model) if published else (images.mean, images.std)
+    published = zoo.normalisation(model, images.channels) if weights else None
+    mean, std = published or (images.mean, images.std)
     spec = zoo.ModelSpec(
         name=settings.name,
         num_classes=len(images.classes),
@@ -34,6 +42,7 @@ def create_network(settings: Model, images: Dataset) -> tuple[nn.Module, zoo.Mod
         std=list(std),
         classes=list(images.classes),
         options=settings.options,
+        initial_weights=weights.origin if weights else "random",
     )
     return model, spec, _normalised_for(spec, images)
 

@@ -47,16 +47,26 @@ class Model(Section):
 
     name: str
     pretrained: bool = False
+    weights: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("options")
     @classmethod
     def _not_what_is_set_elsewhere(cls, options: dict[str, Any]) -> dict[str, Any]:
-        if taken := {"name", "num_classes", "in_chans", "pretrained"} & options.keys():
+        if taken := {"name", "num_classes", "in_chans", "pretrained", "weights"} & options.keys():
             raise ValueError(
                 f"{', '.join(sorted(taken))}: given by the data or set beside `options`"
             )
         return options
+
+    @model_validator(mode="after")
+    def _one_source_of_weights(self) -> "Model":
+        if self.pretrained and self.weights is not None:
+            raise ValueError(
+                f"pretrained: true and weights = {self.weights!r} name two sources of the initial "
+                "weights; keep one of them"
+            )
+        return self
 
 
 class Penalty(Section):

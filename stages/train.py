@@ -11,6 +11,7 @@ import torch
 from models import zoo
 from models.blocks import find_blocks
 from models.cost import count_parameters
+from models.weights import state_sha256
 from pipeline import data, tracking
 from pipeline.artifacts import (
     CACHE,
@@ -44,7 +45,10 @@ def main(variant: str) -> None:
     configuration = settings.model_dump(by_alias=True)
     images_digest = read_json(metrics_path("prepare"))["sha256"]
     versions = [torch.__version__, version("timm")]
-    key = digest([configuration, images_digest, code_digest(), versions, str(device), precision])
+    initial = {"origin": spec.initial_weights, "sha256": state_sha256(model)}
+    key = digest(
+        [configuration, initial, images_digest, code_digest(), versions, str(device), precision]
+    )
     checkpoint = CACHE / "checkpoints" / key / "state.pt"
     with (
         sole_writer(checkpoint.parent),
@@ -65,6 +69,7 @@ def main(variant: str) -> None:
         metrics = {
             "variant": variant,
             **configuration,
+            "initial_weights": initial,
             "device": str(device),
             "precision": precision,
             "parameters": count_parameters(model),

@@ -62,6 +62,17 @@ def test_the_cifar_variants_have_no_published_weights() -> None:
         zoo.create("resnet18_cifar", 10, pretrained=True)
 
 
+def test_published_normalisation_is_that_of_the_weights_averaged_for_grey_images() -> None:
+    model = zoo.create("resnet18", 10)
+    assert zoo.normalisation(model, 3) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    mean, std = zoo.normalisation(model, 1)
+    assert (mean, std) == ([pytest.approx(0.449)], [pytest.approx(0.226)])
+
+
+def test_an_architecture_without_published_weights_has_no_normalisation() -> None:
+    assert zoo.normalisation(zoo.create("resnet18_cifar", 3, width=8), 3) is None
+
+
 def test_a_saved_network_comes_back_the_same(tmp_path) -> None:
     model = zoo.create("resnet18_cifar", 3, in_chans=1, width=8).eval()
     zoo.save(tmp_path, spec(), model)

