@@ -25,7 +25,17 @@ class Prepare(Section):
     """Where the images come from and the form they are stored in."""
 
     seed: int = Field(default=0, ge=0, lt=2**31)
-    source: Literal["fashion_mnist", "image_folder"]
+    source: Literal[
+        "fashion_mnist",
+        "image_folder",
+        "cifar10",
+        "tiny_imagenet",
+        "pacs",
+        "vlcs",
+        "flowers102",
+        "dtd",
+        "aircraft",
+    ]
     path: str | None = None
     image_size: int = Field(ge=8, le=4096)
     fit: Literal["pad", "crop"] = "pad"
@@ -36,9 +46,13 @@ class Prepare(Section):
     limit: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
-    def _image_folder_has_a_path(self) -> "Prepare":
-        if self.source == "image_folder" and self.path is None:
+    def _has_a_path(self) -> "Prepare":
+        if self.path is None and self.source == "image_folder":
             raise ValueError("source 'image_folder' needs `path`, the folder with train/<class>/*")
+        if self.path is None and self.source != "fashion_mnist":
+            raise ValueError(
+                f"source {self.source!r} needs `path`, the folder with the data set as published"
+            )
         return self
 
 
