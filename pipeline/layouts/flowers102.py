@@ -20,6 +20,16 @@ LAYOUT = Layout(
     "jpg/image_00001.jpg and so on, imagelabels.mat and setid.mat in one folder",
     (("jpg", "imagelabels.mat", "setid.mat"),),
 )
+# What scipy's reader raises on damaged files, beside an error of its own.
+READING_ERRORS = (
+    ArithmeticError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    zlib.error,
+)
 SPLIT_KEYS = {"train": "trnid", "validation": "valid", "test": "tstid"}
 
 
@@ -56,17 +66,18 @@ def _images(root: Path, numbers: Labels, labels: Labels) -> LabelledFiles:
 def _numbers(path: Path, key: str) -> Labels:
     """Return the whole numbers under `key` of a MATLAB file, (1, n) there, as (n,)."""
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     try:
-        value = loadmat(path, variable_names=[key])[key]
-    except KeyError as e:
-        raise DataError(f"{path} holds no {key!r}; restore the published file") from e
-    except OSError as e:
-        raise DataError(f"cannot read {path}: {e.strerror or e}") from e
-    except (ValueError, TypeError, NotImplementedError, zlib.error) as e:
+        value = loadmat(path, variable_names=[key]).get(key)
+    except (MatReadError, OSError, *READING_ERRORS) as e:
+        if isinstance(e, OSError) and e.errno is not None:  # without one, scipy's own
+            raise DataError(f"cannot read {path}: {e.strerror}") from e
         raise DataError(
             f"{path} is not a whole MATLAB file ({e}); restore the published one"
         ) from e
+    if value is None:
+        raise DataError(f"{path} holds no {key!r}; restore the published file")
     if not np.issubdtype(value.dtype, np.integer) or value.size == 0:
         raise DataError(f"{path}: {key!r} holds {value.dtype} {value.shape}; needs whole numbers")
     numbers: Labels = value.astype(np.int64).ravel()
