@@ -95,7 +95,13 @@ class Train(Section):
     warmup_fraction: float = Field(default=0.0, ge=0, lt=1)
     milestones: list[Annotated[float, Field(gt=0, lt=1)]] = Field(default_factory=list)
     flip: bool = False
+    vertical_flip: bool = False
     crop_padding: int = Field(default=0, ge=0)
+    random_resized_crop: float | None = Field(default=None, gt=0, le=1)
+    rotation_degrees: float = Field(default=0.0, ge=0, le=180)
+    color_jitter: float = Field(default=0.0, ge=0, le=0.5)
+    mixup_alpha: float = Field(default=0.0, ge=0)
+    cutmix_alpha: float = Field(default=0.0, ge=0)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     penalty: Penalty
 
