@@ -228,6 +228,15 @@ def load_params(path: Path = PARAMS) -> Params:
         raise ParamsError(f"{path} is missing; run from the folder that holds it") from e
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise ParamsError(f"{path} is not valid YAML: {e}") from e
+    return validate(raw, path)
+
+
+def validate(raw: Any, path: Path) -> Params:
+    """Return the contents of a params.yaml as values; `path` is named in messages.
+
+    Raises:
+        ParamsError: as `load_params`.
+    """
     try:
         return Params.model_validate(_with_merged_variants(raw, path))
     except ValidationError as e:
