@@ -67,16 +67,14 @@ def _per_image(params: Train) -> Augment | None:
 
 
 def _on_batch(params: Train) -> Augment | None:
-    axes = [-1] * params.flip + [-2] * params.vertical_flip
-    if not axes and not params.crop_padding:
+    axes, padding = [-1] * params.flip + [-2] * params.vertical_flip, params.crop_padding
+    if not axes and not padding:
         return None
 
     def augment(images: Images, generator: Generator) -> Images:
         for axis in axes:
             images = _random_flip(images, axis, generator)
-        return (
-            _random_crop(images, params.crop_padding, generator) if params.crop_padding else images
-        )
+        return _random_crop(images, padding, generator) if padding else images
 
     return augment
 

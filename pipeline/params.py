@@ -15,6 +15,9 @@ from pipeline.params_errors import explain
 PARAMS = Path("params.yaml")
 
 
+Published = Literal["cifar10", "tiny_imagenet", "pacs", "vlcs", "flowers102", "dtd", "aircraft"]
+
+
 class Section(BaseModel):
     """A group of keys: unknown ones are refused and nothing is converted silently."""
 
@@ -25,17 +28,7 @@ class Prepare(Section):
     """Where the images come from and the form they are stored in."""
 
     seed: int = Field(default=0, ge=0, lt=2**31)
-    source: Literal[
-        "fashion_mnist",
-        "image_folder",
-        "cifar10",
-        "tiny_imagenet",
-        "pacs",
-        "vlcs",
-        "flowers102",
-        "dtd",
-        "aircraft",
-    ]
+    source: Literal["fashion_mnist", "image_folder", Published]
     path: str | None = None
     image_size: int = Field(ge=8, le=4096)
     fit: Literal["pad", "crop"] = "pad"
