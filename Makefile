@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup data repro test check ui clean
+.PHONY: help setup data preset repro test check ui clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -22,6 +22,9 @@ $(READY): requirements.lock scripts/setup.sh
 
 data: setup ## fetch and prepare the images
 	@dvc repro prepare
+
+preset: setup ## lay presets over params.yaml: make preset P="cifar10 resnet18" DATA=/data/cifar10
+	@python -m stages.preset $(P) $(if $(DATA),--data "$(DATA)")
 
 repro: setup ## run the whole pipeline, print the table of variants
 	@python -c 'from stages import run_stage; from pipeline.params import load_params; run_stage(load_params)'

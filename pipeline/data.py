@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Generator, Tensor
-from torch.nn import functional
 
 from models.errors import ArtifactError
 from pipeline.artifacts import read_json
@@ -150,35 +149,3 @@ def _to(device: torch.device, tensor: Tensor) -> Tensor:
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
-
-
-def augmentation(flip: bool, crop_padding: int) -> Augment | None:
-    """Return a function of a batch that flips and crops at random; None where it would do neither.
-
-    Each image is mirrored left to right with probability ½, then padded by `crop_padding` black
-    pixels on every side and cut back to its size at a random place.
-    """
-    if not flip and crop_padding == 0:
-        return None
-
-    def augment(images: Images, generator: Generator) -> Images:
-        if flip:
-            images = _random_flip(images, generator)
-        return _random_crop(images, crop_padding, generator) if crop_padding else images
-
-    return augment
-
-
-def _random_flip(images: Images, generator: Generator) -> Images:
-    mirrored = torch.rand(len(images), generator=generator) < 0.5
-    return torch.where(mirrored.to(images.device).reshape(-1, 1, 1, 1), images.flip(-1), images)
-
-
-def _random_crop(images: Images, padding: int, generator: Generator) -> Images:
-    n, _, height, width = images.shape
-    offsets = torch.randint(2 * padding + 1, (2, n), generator=generator).to(images.device)
-    padded = functional.pad(images, [padding] * 4)
-    # (n, c, h + 2p, w + 2p) -> every window (n, 2p + 1, 2p + 1, c, h, w) as a view -> (n, c, h, w)
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
-    top, left = offsets
-    return windows[torch.arange(n, device=images.device), top, left]

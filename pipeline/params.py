@@ -15,6 +15,9 @@ from pipeline.params_errors import explain
 PARAMS = Path("params.yaml")
 
 
+Published = Literal["cifar10", "tiny_imagenet", "pacs", "vlcs", "flowers102", "dtd", "aircraft"]
+
+
 class Section(BaseModel):
     """A group of keys: unknown ones are refused and nothing is converted silently."""
 
@@ -25,7 +28,7 @@ class Prepare(Section):
     """Where the images come from and the form they are stored in."""
 
     seed: int = Field(default=0, ge=0, lt=2**31)
-    source: Literal["fashion_mnist", "image_folder"]
+    source: Literal["fashion_mnist", "image_folder", Published]
     path: str | None = None
     image_size: int = Field(ge=8, le=4096)
     fit: Literal["pad", "crop"] = "pad"
@@ -36,9 +39,13 @@ class Prepare(Section):
     limit: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
-    def _image_folder_has_a_path(self) -> "Prepare":
-        if self.source == "image_folder" and self.path is None:
+    def _has_a_path(self) -> "Prepare":
+        if self.path is None and self.source == "image_folder":
             raise ValueError("source 'image_folder' needs `path`, the folder with train/<class>/*")
+        if self.path is None and self.source != "fashion_mnist":
+            raise ValueError(
+                f"source {self.source!r} needs `path`, the folder with the data set as published"
+            )
         return self
 
 
@@ -91,7 +98,13 @@ class Train(Section):
     warmup_fraction: float = Field(default=0.0, ge=0, lt=1)
     milestones: list[Annotated[float, Field(gt=0, lt=1)]] = Field(default_factory=list)
     flip: bool = False
+    vertical_flip: bool = False
     crop_padding: int = Field(default=0, ge=0)
+    random_resized_crop: float | None = Field(default=None, gt=0, le=1)
+    rotation_degrees: float = Field(default=0.0, ge=0, le=180)
+    color_jitter: float = Field(default=0.0, ge=0, le=0.5)
+    mixup_alpha: float = Field(default=0.0, ge=0)
+    cutmix_alpha: float = Field(default=0.0, ge=0)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     penalty: Penalty
 
@@ -218,6 +231,15 @@ def load_params(path: Path = PARAMS) -> Params:
         raise ParamsError(f"{path} is missing; run from the folder that holds it") from e
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise ParamsError(f"{path} is not valid YAML: {e}") from e
+    return validate(raw, path)
+
+
+def validate(raw: Any, path: Path) -> Params:
+    """Return the contents of a params.yaml as values; `path` is named in messages.
+
+    Raises:
+        ParamsError: as `load_params`.
+    """
     try:
         return Params.model_validate(_with_merged_variants(raw, path))
     except ValidationError as e:

@@ -20,6 +20,12 @@ from models.errors import DataError
 from pipeline.artifacts import file_sha256, write_json
 from pipeline.fashion_mnist import fashion_mnist
 from pipeline.image_folder import image_folder
+from pipeline.layouts.aircraft import aircraft
+from pipeline.layouts.cifar10 import cifar10
+from pipeline.layouts.domains import pacs, vlcs
+from pipeline.layouts.dtd import dtd
+from pipeline.layouts.flowers102 import flowers102
+from pipeline.layouts.tiny_imagenet import tiny_imagenet
 from pipeline.params import Prepare
 from pipeline.progress import progress
 from pipeline.sources import SPLITS, Labels, Material, Pixels, Rows, Source, UnreadableImageError
@@ -32,6 +38,13 @@ U = TypeVar("U")
 SOURCES: dict[str, Callable[[Prepare], Source]] = {
     "fashion_mnist": fashion_mnist,
     "image_folder": image_folder,
+    "cifar10": cifar10,
+    "tiny_imagenet": tiny_imagenet,
+    "pacs": pacs,
+    "vlcs": vlcs,
+    "flowers102": flowers102,
+    "dtd": dtd,
+    "aircraft": aircraft,
 }
 STATISTICS_CHUNK = 1024  # images read at once
 

@@ -21,7 +21,8 @@ from torch.nn.functional import cross_entropy
 from models.errors import ArtifactError, ShoalError
 from pipeline.activations import measure_blocks
 from pipeline.artifacts import replace_file
-from pipeline.data import Dataset, augmentation, batch_count, batches, subset
+from pipeline.augment import augmentation, mixing
+from pipeline.data import Dataset, batch_count, batches, subset
 from pipeline.devices import pick_precision
 from pipeline.estimators import ESTIMATORS, Estimator
 from pipeline.evaluate import accuracy_pct
@@ -173,15 +174,21 @@ class _Run:
             yield value
 
     def training_batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        return batches(
+        """Yield augmented images with their labels, which Mixup and CutMix make shares."""
+        generator = torch.Generator().manual_seed(self.seed(epoch, 2))
+        loader = batches(
             self.data.train,
             self.params.batch_size,
             mean=self.data.mean,
             std=self.data.std,
             device=self.device,
-            generator=torch.Generator().manual_seed(self.seed(epoch, 2)),
-            augment=augmentation(self.params.flip, self.params.crop_padding),
+            generator=generator,
+            augment=augmentation(self.params),
         )
+        mix = mixing(self.params, len(self.data.classes))
+        if mix is None:
+            return loader
+        return (mix(images, labels, generator) for images, labels in loader)
 
     def validate(self) -> EpochLog:
         """Return the validation accuracy, and each block's distance on fixed validation images."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Generator
 
 from models.errors import ArtifactError
-from pipeline.data import Split, augmentation, batch_count, batches, load, subset
+from pipeline.data import Split, batch_count, batches, load, subset
 
 PLAIN = {"mean": [0.0], "std": [1 / 255], "device": "cpu"}  # normalised = the pixel itself
 
@@ -158,7 +158,7 @@ def test_normalisation_is_per_channel():
 
 def test_augment_needs_a_generator():
     with pytest.raises(ValueError, match="pass a generator"):
-        next(batches(numbered(4), 2, **PLAIN, augment=augmentation(True, 0)))
+        next(batches(numbered(4), 2, **PLAIN, augment=lambda images, _: images))
 
 
 def test_subset_is_a_seeded_sample_without_repetition():
@@ -170,78 +170,3 @@ def test_subset_is_a_seeded_sample_without_repetition():
     drawn = subset(split, 30, 0)
     assert torch.equal(drawn.images[:, 0, 0, 0].long(), drawn.labels)
     assert sorted(subset(split, 1000, 0).labels.tolist()) == list(range(100))
-
-
-# --- augmentation ---------------------------------------------------------------------------
-
-shapes = st.tuples(
-    st.integers(1, 20), st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9)
-)
-
-
-def random_images(shape, seed):
-    return torch.randint(1, 256, shape, generator=seeded(seed), dtype=torch.uint8)
-
-
-@given(shapes, st.integers(0, 999))
-def test_a_flip_gives_the_image_or_its_mirror_image(shape, seed):
-    images = random_images(shape, seed)
-    flipped = augmentation(True, 0)(images, seeded(seed))
-    for image, got in zip(images, flipped, strict=True):
-        assert torch.equal(got, image) or torch.equal(got, image.flip(-1))
-
-
-@given(shapes, st.integers(1, 3), st.integers(0, 999))
-def test_a_crop_is_a_window_of_the_padded_image(shape, padding, seed):
-    images = random_images(shape, seed)
-    cropped = augmentation(False, padding)(images, seeded(seed))
-    _, _, height, width = shape
-    for image, got in zip(images.numpy(), cropped.numpy(), strict=True):
-        padded = np.pad(image, [(0, 0), (padding, padding), (padding, padding)])
-        places = range(2 * padding + 1)
-        windows = [padded[:, y : y + height, x : x + width] for y in places for x in places]
-        assert any((got == window).all() for window in windows)
-
-
-def test_half_are_flipped_and_all_places_are_cut():
-    images = torch.arange(25, dtype=torch.uint8).reshape(1, 1, 5, 5).repeat(4000, 1, 1, 1)
-    flipped = augmentation(True, 0)(images, seeded())
-    mirrored = (flipped[:, 0, 0, 0] == 4).float().mean().item()
-    assert mirrored == pytest.approx(0.5, abs=0.03)
-    cropped = augmentation(False, 1)(images, seeded())
-    places, counts = cropped[:, 0, 2, 2].unique(return_counts=True)
-    assert places.tolist() == [6, 7, 8, 11, 12, 13, 16, 17, 18]
-    assert (counts / 4000).tolist() == pytest.approx([1 / 9] * 9, abs=0.02)
-
-
-def test_nothing_to_augment():
-    assert augmentation(False, 0) is None
-
-
-def test_augmented_batches_repeat_with_the_generator(prepared):
-    data = load(prepared)
-    options = {
-        "mean": data.mean,
-        "std": data.std,
-        "device": "cpu",
-        "augment": augmentation(True, 4),
-    }
-    one, again = (
-        torch.cat([x for x, _ in batches(data.train, 128, **options, generator=seeded(5))])
-        for _ in range(2)
-    )
-    assert torch.equal(one, again)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_cuda_device_gets_the_same_batches(prepared):
-    data = load(prepared)
-    options = {"mean": data.mean, "std": data.std, "augment": augmentation(True, 4)}
-    here, there = (
-        list(batches(data.train, 128, **options, device=device, generator=seeded(5)))
-        for device in ("cpu", "cuda")
-    )
-    for (x, y), (x_cuda, y_cuda) in zip(here, there, strict=True):
-        assert x_cuda.is_cuda
-        torch.testing.assert_close(x_cuda.cpu(), x)
-        assert torch.equal(y_cuda.cpu(), y)

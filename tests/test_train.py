@@ -12,14 +12,23 @@ from torch import nn
 from models.blocks import find_blocks
 from models.errors import ArtifactError, ShoalError
 from models.zoo import create
-from pipeline.data import Dataset, load
+from pipeline.data import Dataset, batches, load
 from pipeline.devices import pick_device, pick_precision
+from pipeline.evaluate import accuracy_pct
 from pipeline.optimizers import learning_rate
 from pipeline.params import Train
 from pipeline.train import EpochLog, train
 
 ROOT = Path(__file__).parent.parent
 TIMINGS = ("seconds", "images_per_s")
+AUGMENTED = {
+    "vertical_flip": True,
+    "random_resized_crop": 0.5,
+    "rotation_degrees": 10.0,
+    "color_jitter": 0.2,
+    "mixup_alpha": 0.8,
+    "cutmix_alpha": 0.8,
+}
 
 
 def settings(**changes: object) -> Train:
@@ -107,10 +116,12 @@ def test_the_same_seed_gives_the_same_weights(data: Dataset, tmp_path: Path) -> 
     assert without_timings(other) != without_timings(history)
 
 
+@pytest.mark.parametrize("changes", [{}, AUGMENTED], ids=["plain", "augmented"])
 def test_a_run_stopped_after_any_epoch_continues_to_the_same_weights(
-    data: Dataset, tmp_path: Path
+    data: Dataset, tmp_path: Path, changes: dict
 ) -> None:
-    whole, history = run(data, settings(), tmp_path / "whole.pt")
+    params = settings(**changes)
+    whole, history = run(data, params, tmp_path / "whole.pt")
 
     class Stopped(Exception):  # noqa: N818
         pass
@@ -122,12 +133,10 @@ def test_a_run_stopped_after_any_epoch_continues_to_the_same_weights(
     model, blocks = fresh()
     options = {"device": torch.device("cpu"), "checkpoint": tmp_path / "state.pt"}
     with pytest.raises(Stopped):
-        train(model, data, settings(), blocks, log=stop, **options)
+        train(model, data, params, blocks, log=stop, **options)
     seen: list[int] = []
     model, blocks = fresh()
-    continued = train(
-        model, data, settings(), blocks, log=lambda e: seen.append(e["epoch"]), **options
-    )
+    continued = train(model, data, params, blocks, log=lambda e: seen.append(e["epoch"]), **options)
     assert seen == [1, 2, 3]  # the observer gets the past again, then the rest
     assert_same_weights(model, whole)
     assert without_timings(continued) == without_timings(history)
@@ -165,6 +174,32 @@ def test_kill_9_in_the_middle_of_an_epoch_changes_nothing(
     continued, again = run(data, settings(epochs=6), checkpoint)
     assert_same_weights(continued, whole)
     assert without_timings(again) == without_timings(history)
+
+
+def test_mixed_labels_are_learnt_from(data: Dataset, tmp_path: Path) -> None:
+    mixed = settings(mixup_alpha=0.2, cutmix_alpha=0.2, penalty={"lambda": 0.0})
+    _, history = run(data, mixed, tmp_path / "state.pt")
+    assert history[-1]["task_loss"] < history[0]["task_loss"]
+    assert history[-1]["val_accuracy_pct"] > 20  # ten classes: chance is 10
+
+
+def test_validation_images_are_never_augmented(data: Dataset, tmp_path: Path) -> None:
+    """A network that training leaves as it is has the accuracy that it has on plain images."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(32 * 32, 10))
+    plain = batches(data.validation, 256, mean=data.mean, std=data.std, device="cpu")
+    expected = accuracy_pct(model, plain)
+    still = settings(epochs=1, learning_rate=1e-30, penalty={"lambda": 0.0}, **AUGMENTED)
+    (entry,) = train(
+        model,
+        data,
+        still,
+        [],
+        device=torch.device("cpu"),
+        checkpoint=tmp_path / "state.pt",
+        log=lambda _: None,
+    )
+    assert entry["val_accuracy_pct"] == expected
 
 
 def test_a_damaged_checkpoint_is_named(data: Dataset, tmp_path: Path) -> None:

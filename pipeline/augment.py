@@ -1,0 +1,136 @@
+"""Training images changed at random: geometry and colour before, Mixup and CutMix after scaling.
+
+What is drawn comes from the generator that is passed in and from nothing else, on every device, so
+that an epoch can be repeated. torchvision's transforms draw from torch's own generator: they run on
+a seed that ours gives, and torch's is put back afterwards. Validation and test never come here.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from pipeline.data import Augment, Images
+from pipeline.params import Train
+
+Inputs = Float32[Tensor, "b c h w"]
+SoftLabels = Float32[Tensor, "b classes"]
+Mix = Callable[[Inputs, Int64[Tensor, " b"], Generator], tuple[Inputs, SoftLabels]]
+
+
+def augmentation(params: Train) -> Augment | None:
+    """Return a function of a batch of images; None where `params` ask for no change.
+
+    In this order: rotation by up to `rotation_degrees` either way; a random part of the image, of
+    at least the share `random_resized_crop` of its area, enlarged to its size; brightness,
+    contrast, saturation and hue changed by up to `color_jitter`; mirrored left to right, and top to
+    bottom, with probability ½; padded by `crop_padding` pixels on every side and cut back to its
+    size at a random place. Every image has its own draws; what comes in from outside is black.
+    """
+    steps = [step for step in (_per_image(params), _on_batch(params)) if step is not None]
+    if not steps:
+        return None
+
+    def augment(images: Images, generator: Generator) -> Images:
+        for step in steps:
+            images = step(images, generator)
+        return images
+
+    return augment
+
+
+def _per_image(params: Train) -> Augment | None:
+    """Return torchvision's transforms: for a batch they draw once, so it is taken apart."""
+    if not params.rotation_degrees and not params.random_resized_crop and not params.color_jitter:
+        return None
+    from torchvision.transforms import InterpolationMode, v2
+
+    def transforms(size: list[int]) -> list[Callable[[Tensor], Tensor]]:
+        steps: list[Callable[[Tensor], Tensor]] = []
+        if degrees := params.rotation_degrees:
+            steps.append(v2.RandomRotation(degrees, InterpolationMode.BILINEAR))
+        if share := params.random_resized_crop:
+            steps.append(v2.RandomResizedCrop(size, scale=(share, 1.0)))
+        if strength := params.color_jitter:
+            steps.append(v2.ColorJitter(*[strength] * 4))
+        return steps
+
+    def augment(images: Images, generator: Generator) -> Images:
+        change = v2.Compose(transforms(list(images.shape[2:])))
+        with torchs_draws_from(generator):
+            return torch.stack([change(image) for image in images])
+
+    return augment
+
+
+def _on_batch(params: Train) -> Augment | None:
+    axes, padding = [-1] * params.flip + [-2] * params.vertical_flip, params.crop_padding
+    if not axes and not padding:
+        return None
+
+    def augment(images: Images, generator: Generator) -> Images:
+        for axis in axes:
+            images = _random_flip(images, axis, generator)
+        return _random_crop(images, padding, generator) if padding else images
+
+    return augment
+
+
+def _random_flip(images: Images, axis: int, generator: Generator) -> Images:
+    mirrored = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(mirrored.to(images.device).reshape(-1, 1, 1, 1), images.flip(axis), images)
+
+
+def _random_crop(images: Images, padding: int, generator: Generator) -> Images:
+    n, _, height, width = images.shape
+    offsets = torch.randint(2 * padding + 1, (2, n), generator=generator).to(images.device)
+    padded = functional.pad(images, [padding] * 4)
+    # (n, c, h + 2p, w + 2p) -> every window (n, 2p + 1, 2p + 1, c, h, w) as a view -> (n, c, h, w)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
+    top, left = offsets
+    return windows[torch.arange(n, device=images.device), top, left]
+
+
+def mixing(params: Train, classes: int) -> Mix | None:
+    """Return Mixup (arXiv 1710.09412) or CutMix (arXiv 1905.04899), or None for neither.
+
+    Each batch is mixed with itself shifted by one image, in a proportion drawn from Beta(α, α); the
+    labels become shares of the classes. Where both α are above 0, a coin decides for each batch, as
+    in torchvision's reference training.
+    """
+    if not params.mixup_alpha and not params.cutmix_alpha:
+        return None
+    from torchvision.transforms import v2
+
+    ways: list[Callable[..., tuple[Tensor, Tensor]]] = []
+    if params.mixup_alpha:
+        ways.append(v2.MixUp(alpha=params.mixup_alpha, num_classes=classes))
+    if params.cutmix_alpha:
+        ways.append(v2.CutMix(alpha=params.cutmix_alpha, num_classes=classes))
+
+    def mix(
+        images: Inputs, labels: Int64[Tensor, " b"], generator: Generator
+    ) -> tuple[Inputs, SoftLabels]:
+        way = ways[int(torch.randint(len(ways), (), generator=generator))]
+        with torchs_draws_from(generator):
+            return way(images, labels)
+
+    return mix
+
+
+@contextmanager
+def torchs_draws_from(generator: Generator) -> Iterator[None]:
+    """Let torch's own CPU generator start from a draw of `generator`, and put it back after.
+
+    No other device's is touched: the transforms draw on the CPU whatever they work on.
+    """
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)
