@@ -45,9 +45,8 @@ NETWORK = Model(name="tf_efficientnet_lite0", pretrained=True)
 TRAINING: dict[str, Any] = {
     "epochs": 2,
     "batch_size": 64,
-    "optimizer": "sgd",
-    "learning_rate": 0.02,
-    "weight_decay": 1.0e-4,
+    "optimizer": "adam",
+    "learning_rate": 0.002,
     "schedule": "cosine",
     "warmup_fraction": 0.2,
     "flip": True,

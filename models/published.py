@@ -5,7 +5,6 @@ sha256. The hub is asked once with a short time limit before timm is, which woul
 minute; without it, what timm has in its cache is used.
 """
 
-import importlib.metadata
 import importlib.util
 import re
 import urllib.error
@@ -72,8 +71,7 @@ def _from_package(name: str, package: Package, folder: Path) -> Weights:
     with torch.device("meta"):
         network = timm.create_model(name)
     state = package.rename(read_weights(path).state, network)
-    version = importlib.metadata.version(package.distribution)
-    return Weights(state, f"package {package.distribution} {version}")
+    return Weights(state, f"package {package.distribution} (sha256 {found[:16]}…)")
 
 
 def reference_names(state: State, network: nn.Module) -> State:

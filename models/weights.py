@@ -40,7 +40,14 @@ DAMAGE_ERRORS = (
     struct.error,
 )
 # What timm's converters raise for tensors that they were not written for.
-CONVERSION_ERRORS = (LookupError, ValueError, TypeError, AttributeError, RuntimeError)
+CONVERSION_ERRORS = (
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    AssertionError,
+)
 
 
 @dataclass(frozen=True)

