@@ -31,8 +31,8 @@ def test_every_block_is_recorded_with_one_tensor_in_and_one_out(tmp_path: Path) 
     path = export_onnx(model, torch.zeros(1, 1, 32, 32), tmp_path / "model.onnx")
     boundaries = read_boundaries(load_onnx(path))
     assert list(boundaries) == [f"layer{i}.{j}" for i in range(1, 5) for j in (0, 1)]
-    assert all(len(b.inputs) == len(b.outputs) == 1 for b in boundaries.values())
-    assert boundaries["layer1.1"].inputs == boundaries["layer1.0"].outputs
+    assert all(len(b.inputs) == len(b.outputs) == 1 for b in boundaries.values() if not b.reason)
+    assert boundaries["layer1.1"].inputs == boundaries["layer1.0"].outputs != []
     assert boundaries["layer2.0"].reason.startswith("changes shape")
 
 
