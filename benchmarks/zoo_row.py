@@ -20,6 +20,7 @@ from models.zoo import create
 from pipeline import verify
 from pipeline.collapse import collapse_onnx
 from pipeline.engines import BACKENDS, onnxruntime
+from pipeline.evaluate import reestimate_batch_norm
 from pipeline.export import export_onnx
 from pipeline.params import Batch, Build
 
@@ -62,7 +63,7 @@ def _measure(row: Row, begin: Callable[[str], None], folder: Path) -> None:
     row |= {"blocks": len(blocks), "removable": len(removable), "removed": len(removed)}
     if not removed:
         raise ShoalError(f"no block can be removed: {_why(blocks)}")
-    randomise(model)
+    randomise(model, size)
     images = torch.randn(4, 3, size, size)
 
     begin("bypass")
@@ -80,6 +81,7 @@ def _measure(row: Row, begin: Callable[[str], None], folder: Path) -> None:
     begin("parity")
     found = onnxruntime.runner(folder / "shallow.onnx")(images.numpy())
     parity = verify.compare(*_centred(expected, found))
+    row["spread"] = float(np.ptp(expected, axis=0).max() / np.abs(expected).max())
     row["parity"] = parity.max_rel
     verify.require(parity, TOLERANCE, "PyTorch and the collapsed graph")
     begin("engine")
@@ -146,32 +148,27 @@ def _create(name: str, size: int, native: int) -> nn.Module:
         return create(name, CLASSES)
 
 
-def randomise(model: nn.Module) -> None:
-    """Give every weight and statistic a value of its own.
+def randomise(model: nn.Module, size: int) -> None:
+    """Give every weight and batch-norm statistic a value of its own.
 
     Fresh networks hold scales of 1e-5, zeros and ones that make blocks the identity and hide
-    mistakes.
+    mistakes; statistics far from what passes through make the logits the same for all images.
     """
     with torch.no_grad():
         for name, tensor in _constants(model):
-            if name.endswith("running_var"):
-                tensor.uniform_(0.5, 1.5)
-            elif tensor.ndim > 1 and tensor.std() == 0 and not tensor.any():
+            if tensor.ndim > 1 and not tensor.any():
                 tensor.normal_(std=0.02)
-            elif name.endswith(("bias", "running_mean")):
+            elif name.endswith("bias"):
                 tensor.normal_(std=0.1)
             else:
                 tensor.uniform_(0.5, 1.0)
+    images = torch.randn(16, 3, size, size)
+    reestimate_batch_norm(model, [(images, torch.zeros(len(images), dtype=torch.int64))])
 
 
 def _constants(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the parameters and the batch-norm statistics that hold one value throughout."""
-    statistics = [
-        (name, buffer)
-        for name, buffer in model.named_buffers()
-        if name.endswith(("running_mean", "running_var"))
-    ]
-    for name, tensor in [*model.named_parameters(), *statistics]:
+    """Yield the parameters that hold one value throughout."""
+    for name, tensor in model.named_parameters():
         if tensor.numel() and bool((tensor == tensor.flatten()[0]).all()):
             yield name, tensor
 

@@ -17,6 +17,7 @@ import onnx
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from models.blocks import Block, find_blocks
 from models.errors import ShoalError
@@ -60,7 +61,7 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path) -> Path:
 
 
 def _translate(model: nn.Module, example: Tensor) -> ModelProto:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _PlainAttention():
         warnings.simplefilter("ignore")  # the exporter's own deprecations; failures still raise
         try:
             program = torch.onnx.export(
@@ -73,9 +74,56 @@ def _translate(model: nn.Module, example: Tensor) -> ModelProto:
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as e:
-            raise ShoalError(f"{type(model).__name__} cannot be exported to ONNX: {e}") from e
+            why = f"{type(model).__name__} cannot be exported to ONNX: {_root_cause(e)}"
+            raise ShoalError(why) from e
     assert program is not None
     return program.model_proto
+
+
+def _root_cause(error: BaseException) -> str:
+    """Return the first line of what went wrong first; the exporter's own text is pages long."""
+    while error.__cause__:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+class _PlainAttention(TorchFunctionMode):
+    """Spell attention out as matrix products, whatever the number of dimensions.
+
+    The exporter translates the fused operator for four dimensions only, and not where its output
+    is laid out unlike that of the products. Engines fuse the products again.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.functional.scaled_dot_product_attention:
+            return _attention(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Compute softmax(q kᵀ · scale + mask) v of q (..., l, d), k (..., s, d) and v (..., s, e)."""
+    if enable_gqa:  # fewer keys and values than queries: each serves several heads
+        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], dim=-3)
+        value = value.repeat_interleave(query.shape[-3] // value.shape[-3], dim=-3)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    logits = (query * scale) @ key.transpose(-2, -1)  # (..., l, s)
+    if is_causal:
+        attn_mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        logits = logits.masked_fill(~attn_mask, float("-inf"))
+    elif attn_mask is not None:
+        logits = logits + attn_mask
+    return logits.softmax(dim=-1) @ value
 
 
 def _mark(x: Tensor, name: str) -> Tensor:
