@@ -59,20 +59,15 @@ def _block_names(model: nn.Module, calls: Calls) -> list[str]:
     roles = _roles(model)
     outermost = _outermost(modules, residual, roles)
     allowed = [n for n in outermost if roles.get(n, "") in {"block", ""}]
-    stems = [n for n in outermost if roles.get(n) == "stem" and _list(n, modules)]
+    stems = [n for n in outermost if roles.get(n) == "stem" and _is_listed(n, modules)]
     blocks = [n for n in [*allowed, *stems] if n in residual]
     # Without any skip connection, what keeps the shape shows what a block is.
     kinds = {type(modules[n]) for n in blocks or allowed if n in residual or _keeps(n, calls)}
-    lists = {_list(n, modules) for n in blocks} - {""}
+    alike = kinds.difference(LISTS)
     return blocks + [
         n
         for n in allowed
-        if n not in residual
-        and (
-            type(modules[n]) in kinds.difference(LISTS)
-            or roles.get(n) == "block"
-            or _list(n, modules) in lists
-        )
+        if n not in residual and (type(modules[n]) in alike or roles.get(n) == "block")
     ]
 
 
@@ -94,7 +89,7 @@ def _outermost(
 
 def _stages(modules: dict[str, nn.Module], residual: set[str], roles: dict[str, str]) -> set[str]:
     """Return the modules that are made of blocks, the network itself (``""``) among them."""
-    blocks = [name for name in residual if _list(name, modules)]
+    blocks = [name for name in residual if _is_listed(name, modules)]
     blocks += [name for name, role in roles.items() if role == "block"]
     stages = {parent for name in blocks for parent in _above(name)} | {""}
     made = {type(modules[name]) for name in stages}
@@ -119,14 +114,8 @@ def _above(name: str) -> list[str]:
     return ["", *(name[: dot.start()] for dot in re.finditer(r"\.", name))]
 
 
-def _list(name: str, modules: dict[str, nn.Module]) -> str:
-    """Return the list a module stands in, or the outermost of lists in lists; else ``""``."""
-    found = ""
-    for parent in reversed(_above(name)):
-        if not isinstance(modules[parent], LISTS):
-            break
-        found = parent
-    return found
+def _is_listed(name: str, modules: dict[str, nn.Module]) -> bool:
+    return bool(name) and isinstance(modules[_above(name)[-1]], LISTS)
 
 
 def _weighted_layers(model: nn.Module) -> list[str]:
@@ -135,7 +124,7 @@ def _weighted_layers(model: nn.Module) -> list[str]:
     return [
         name
         for name, module in modules.items()
-        if _list(name, modules) and any(p.ndim > 1 for p in module.parameters(recurse=False))
+        if _is_listed(name, modules) and any(p.ndim > 1 for p in module.parameters(recurse=False))
     ]
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from models.blocks import Block, find_blocks
-from models.errors import ShoalError
+from models.errors import ArtifactError, ShoalError
 from pipeline.artifacts import replace_file
 from pipeline.onnx_graph import Boundary, load_onnx, record_boundaries
 
@@ -56,12 +56,16 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path) -> Path:
     record_boundaries(exported, boundaries)
     with replace_file(path) as temporary:
         onnx.save(exported, temporary)
-        load_onnx(temporary)
+        try:
+            load_onnx(temporary)
+        except ArtifactError as e:
+            why = f"the exporter wrote an invalid graph, {_root_cause(e)}"
+            raise ShoalError(f"{type(model).__name__} cannot be exported to ONNX: {why}") from e
     return path
 
 
 def _translate(model: nn.Module, example: Tensor) -> ModelProto:
-    with warnings.catch_warnings(), _PlainAttention():
+    with warnings.catch_warnings(), PlainAttention():
         warnings.simplefilter("ignore")  # the exporter's own deprecations; failures still raise
         try:
             program = torch.onnx.export(
@@ -87,7 +91,7 @@ def _root_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
-class _PlainAttention(TorchFunctionMode):
+class PlainAttention(TorchFunctionMode):
     """Spell attention out as matrix products, whatever the number of dimensions.
 
     The exporter translates the fused operator for four dimensions only, and not where its output
