@@ -28,7 +28,7 @@ from pipeline.artifacts import CACHE, code_digest, read_json, replace_file, writ
 TARGET = Path("docs/zoo.md")
 ROWS = CACHE / "zoo"
 TIME_LIMIT_S = 420
-MEMORY_LIMIT_BYTES = 10 << 30
+MEMORY_LIMIT_BYTES = 14 << 30
 
 
 def main() -> None:
