@@ -72,6 +72,7 @@ def _block_names(model: nn.Module, calls: Calls) -> list[str]:
 
 
 def _is_composite(module: nn.Module) -> bool:
+    """Say whether a module has modules in it, and weights; pooling is no block."""
     return bool(module._modules) and any(True for _ in module.parameters())
 
 
@@ -92,20 +93,22 @@ def _stages(modules: dict[str, nn.Module], residual: set[str], roles: dict[str, 
     blocks = [name for name in residual if _is_listed(name, modules)]
     blocks += [name for name, role in roles.items() if role == "block"]
     stages = {parent for name in blocks for parent in _above(name)} | {""}
-    made = {type(modules[name]) for name in stages}
-    kinds = {type(modules[name]) for name in residual - stages}
+    kinds_of_stage = {type(modules[name]) for name in stages}
+    kinds_of_block = {type(modules[name]) for name in residual - stages}
+    # A block in no list shows a stage too (the trees of DLA), unless what holds it is elsewhere a
+    # block itself (RepViT, where a scale interrupts the skip connection of some).
     stages |= {
         parent
         for name in residual - stages
         for parent in _above(name)
-        if parent not in residual and type(modules[parent]) not in kinds
+        if parent not in residual and type(modules[parent]) not in kinds_of_block
     }
     for name, module in modules.items():
         if isinstance(module, LISTS):
             if any(_is_composite(child) for child in module.children()):
                 stages.add(name)
-        elif type(module) in made - kinds and name not in residual:
-            stages.add(name)
+        elif type(module) in kinds_of_stage - kinds_of_block and name not in residual:
+            stages.add(name)  # a stage all of whose blocks change the shape
     return stages
 
 

@@ -128,7 +128,10 @@ def _shapes_for_one_image(model: ModelProto) -> dict[str, tuple[int, ...]]:
     inferred = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
     shapes = {t.name: tuple(t.dims) for t in inferred.initializer}
     for value in [*inferred.input, *inferred.value_info, *inferred.output]:
-        shapes[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+        if value.type.tensor_type.HasField(
+            "shape"
+        ):  # else even the number of dimensions is unknown
+            shapes[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
     return shapes
 
 

@@ -76,6 +76,19 @@ def test_two_blocks_of_any_architecture(name: str, size: int, tmp_path: Path) ->
     assert report.after.parameters < report.before.parameters
 
 
+def test_what_only_a_removed_block_read_goes_with_it(tmp_path: Path) -> None:
+    """GCViT's blocks share a query made from the images: a second tensor that enters each."""
+    torch.manual_seed(0)
+    model = create("gcvit_xxtiny", 10, img_size=64).eval()
+    images = torch.randn(3, 3, 64, 64)
+    source = export_onnx(model, images[:1], tmp_path / "model.onnx")
+    remove = [f"stages.3.blocks.{i}" for i in range(2)]
+    report = collapse_onnx(source, tmp_path / "shallow.onnx", remove)
+    shallow = bypass(model, remove)
+    assert_same_network(tmp_path / "shallow.onnx", shallow, images)
+    assert report.after.macs < count_macs(shallow, images)  # PyTorch still computes the query
+
+
 GOLDEN_MMACS = {  # METHOD §1: the authors' CIFAR ResNet-18, width 64, 32×32
     (): 140.1866,
     ("layer1.1",): 121.3123,
