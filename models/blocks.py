@@ -1,20 +1,27 @@
-"""Find a network's blocks: its repeated structure, and one forward pass for the shapes.
+"""Find a network's blocks by what one forward pass shows, whatever the architecture.
 
-A block is removable when it is called once, with one tensor in and one tensor out of the same
-shape, so that the identity can stand in its place (LaCoOT, arXiv 2406.08933, section 3).
+A block is what lies between two skip connections (LaCoOT, arXiv 2406.08933, section 3): a module
+through which a path runs from input to output that only adds. A stage has such a path too, so a
+module that holds blocks in a list is looked into and not counted. A module without a skip
+connection counts where it stands for a block (the first of a stage, which changes the shape), or
+where the network has none at all (Inception, VGG). timm's `group_matcher` tells stems and
+downsampling layers from blocks where that is not plain.
+
+A block is removable when the identity can stand in its place: it is called once and returns one
+tensor, of the shape of its first argument; other arguments may depend on the images only where the
+skip connection shows that the first is the one that goes on.
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from models.errors import ShoalError
+from models.calls import Call, Calls, record_calls
+
+LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 @dataclass(frozen=True)
@@ -28,118 +35,151 @@ class Block:
     reason: str  # why it cannot be removed; empty where it can
 
 
-@dataclass(frozen=True)
-class _Call:
-    inputs: list[Tensor]
-    outputs: list[Tensor]
-
-
 def find_blocks(model: nn.Module, example: Tensor) -> list[Block]:
     """Return the blocks of `model` in the order in which they run.
 
     Args:
-        model: a network; timm's architectures describe their own blocks, for others the
-            elements of `nn.Sequential` and `nn.ModuleList` are taken.
-        example: input images (n, c, h, w) on the model's device.
+        model: a network.
+        example: input images (n, c, h, w) on the model's device, of a size that suits it.
 
     Raises:
         ShoalError: the network does not run on the example.
     """
-    names = _innermost(_described_blocks(model) or _sequence_elements(model))
-    calls = _record_calls(model, names, example)
-    ordered = [*calls, *(name for name in names if name not in calls)]  # calls keep their order
-    return [_judge(name, calls.get(name, [])) for name in ordered]
+    calls = record_calls(model, example)
+    names = _block_names(model, calls) or _weighted_layers(model)
+    order = {name: position for position, name in enumerate(calls)}
+    names.sort(key=lambda name: order.get(name, len(order)))  # those never called come last
+    return [_judge(name, calls.get(name, [])) for name in names]
 
 
-def _described_blocks(model: nn.Module) -> list[str]:
-    """Read the blocks off timm's `group_matcher`: regular expressions over parameter names."""
+def _block_names(model: nn.Module, calls: Calls) -> list[str]:
+    """Return the modules with a skip connection, and those that stand for one."""
+    modules = dict(model.named_modules())
+    residual = {n for n, seen in calls.items() if seen[0].skips and _is_composite(modules[n])}
+    roles = _roles(model)
+    outermost = _outermost(modules, residual, roles)
+    allowed = [n for n in outermost if roles.get(n, "") in {"block", ""}]
+    stems = [n for n in outermost if roles.get(n) == "stem" and _is_listed(n, modules)]
+    blocks = [n for n in [*allowed, *stems] if n in residual]
+    # Without any skip connection, what keeps the shape shows what a block is.
+    kinds = {type(modules[n]) for n in blocks or allowed if n in residual or _keeps(n, calls)}
+    alike = kinds.difference(LISTS)
+    return blocks + [
+        n
+        for n in allowed
+        if n not in residual and (type(modules[n]) in alike or roles.get(n) == "block")
+    ]
+
+
+def _is_composite(module: nn.Module) -> bool:
+    """Say whether a module has modules in it, and weights; pooling is no block."""
+    return bool(module._modules) and any(True for _ in module.parameters())
+
+
+def _outermost(
+    modules: dict[str, nn.Module], residual: set[str], roles: dict[str, str]
+) -> list[str]:
+    """Return the outermost composite modules that are no stages, in the network's order."""
+    stages = _stages(modules, residual, roles)
+    return [
+        name
+        for name, module in modules.items()
+        if name not in stages and _is_composite(module) and set(_above(name)) <= stages
+    ]
+
+
+def _stages(modules: dict[str, nn.Module], residual: set[str], roles: dict[str, str]) -> set[str]:
+    """Return the modules that are made of blocks, the network itself (``""``) among them."""
+    blocks = [name for name in residual if _is_listed(name, modules)]
+    blocks += [name for name, role in roles.items() if role == "block"]
+    stages = {parent for name in blocks for parent in _above(name)} | {""}
+    kinds_of_stage = {type(modules[name]) for name in stages}
+    kinds_of_block = {type(modules[name]) for name in residual - stages}
+    # A block in no list shows a stage too (the trees of DLA), unless what holds it is elsewhere a
+    # block itself (RepViT, where a scale interrupts the skip connection of some).
+    stages |= {
+        parent
+        for name in residual - stages
+        for parent in _above(name)
+        if parent not in residual and type(modules[parent]) not in kinds_of_block
+    }
+    for name, module in modules.items():
+        if isinstance(module, LISTS):
+            if any(_is_composite(child) for child in module.children()):
+                stages.add(name)
+        elif type(module) in kinds_of_stage - kinds_of_block and name not in residual:
+            stages.add(name)  # a stage all of whose blocks change the shape
+    return stages
+
+
+def _above(name: str) -> list[str]:
+    """Return the paths of the modules that hold a module, the outermost (``""``) first."""
+    return ["", *(name[: dot.start()] for dot in re.finditer(r"\.", name))]
+
+
+def _is_listed(name: str, modules: dict[str, nn.Module]) -> bool:
+    return bool(name) and isinstance(modules[_above(name)[-1]], LISTS)
+
+
+def _weighted_layers(model: nn.Module) -> list[str]:
+    """Return the layers with weights in a list: the blocks of a network that has no others."""
+    modules = dict(model.named_modules())
+    return [
+        name
+        for name, module in modules.items()
+        if _is_listed(name, modules) and any(p.ndim > 1 for p in module.parameters(recurse=False))
+    ]
+
+
+def _keeps(name: str, calls: Calls) -> bool:
+    return name in calls and calls[name][0].keeps_shape
+
+
+def _roles(model: nn.Module) -> dict[str, str]:
+    """Read off timm's `group_matcher` what a module is: ``block``, ``stem`` or ``other``.
+
+    It gives regular expressions over parameter names, the first that matches counts; those of
+    blocks number their matches and have no rank of their own. A module below a match is ``""``
+    (it may be a block, a stage was matched), above one it has no role.
+    """
     describe = getattr(model, "group_matcher", None)
     groups: Any = describe(coarse=False) if describe else None
     if not isinstance(groups, dict):
-        return []
-    patterns = [
-        pattern for key, value in groups.items() if key != "stem" for pattern in _repeated(value)
-    ]
-    modules = dict(model.named_modules())
-    found: dict[str, None] = {}
+        return {}
+    patterns = list(_patterns(groups))
+    roles: dict[str, str] = {}
     for parameter, _ in model.named_parameters():
-        for pattern in patterns:
-            if match := pattern.match(parameter):
-                name = parameter[: match.end()]
-                if name in modules and any(modules[name].children()):
-                    found[name] = None
-    return list(found)
+        found = ((p.match(parameter), role) for p, role in patterns)
+        match, role = next(((m, role) for m, role in found if m), (None, "other"))
+        for dot in re.finditer(r"\.", parameter):
+            name = parameter[: dot.start()]
+            exact = match is not None and match.end() == len(name)
+            above = match is not None and match.end() > len(name)
+            if not above:
+                roles.setdefault(name, role if role != "block" or exact else "")
+    return roles
 
 
-def _repeated(value: Any) -> Iterator[re.Pattern[str]]:
-    """Yield the patterns that number their matches; a lone norm or head is no block."""
-    for item in [value] if isinstance(value, str) else value:
-        pattern = re.compile(item if isinstance(item, str) else item[0])
-        if pattern.groups:
-            yield pattern
+def _patterns(groups: dict[str, Any]) -> Iterator[tuple[re.Pattern[str], str]]:
+    for key, value in groups.items():
+        for item in [value] if isinstance(value, str) else value:
+            pattern, rank = (item, None) if isinstance(item, str) else item
+            compiled = re.compile(pattern)
+            numbered = compiled.groups > 0 and rank is None
+            yield compiled, "stem" if key.startswith("stem") else "block" if numbered else "other"
 
 
-def _sequence_elements(model: nn.Module) -> list[str]:
-    """Return the composite elements of `nn.Sequential` and `nn.ModuleList`."""
-    sequences = (nn.Sequential, nn.ModuleList)
-    return [
-        f"{path}.{name}" if path else name
-        for path, module in model.named_modules()
-        if isinstance(module, sequences)
-        for name, child in module.named_children()
-        if any(child.children()) and not isinstance(child, sequences)
-    ]
-
-
-def _innermost(names: list[str]) -> list[str]:
-    """Drop the names of modules that hold other named ones: a block has no blocks in it."""
-    return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
-
-
-def _record_calls(model: nn.Module, names: list[str], example: Tensor) -> dict[str, list[_Call]]:
-    """Run the model once in evaluation mode and record what enters and leaves each block."""
-    calls: dict[str, list[_Call]] = defaultdict(list)
-    handles = [_watch(model.get_submodule(name), calls, name) for name in names]
-    was_training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()(example)
-    except (RuntimeError, AssertionError, ValueError) as e:
-        raise ShoalError(
-            f"{type(model).__name__} does not run on images of shape {tuple(example.shape[1:])}: "
-            f"{e}. Many architectures take an `img_size` option"
-        ) from e
-    finally:
-        for handle in handles:
-            handle.remove()
-        model.train(was_training)
-    return dict(calls)
-
-
-def _watch(module: nn.Module, calls: dict[str, list[_Call]], name: str) -> RemovableHandle:
-    def record(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        calls[name].append(_Call(_tensors([args, kwargs]), _tensors(output)))
-
-    return module.register_forward_hook(record, with_kwargs=True)
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """Return the tensors in nested tuples, lists and dicts, without their data."""
-    if isinstance(value, Tensor):
-        return [value.detach().to("meta")]
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [t for v in value for t in _tensors(v)] if isinstance(value, list | tuple) else []
-
-
-def _judge(name: str, calls: list[_Call]) -> Block:
+def _judge(name: str, calls: list[Call]) -> Block:
     """Say whether a block can be removed, and if not, why."""
     if len(calls) != 1:
         return Block(name, (), (), False, f"called {len(calls)} times in a forward pass")
     inputs, outputs = calls[0].inputs, calls[0].outputs
-    if len(inputs) != 1 or len(outputs) != 1:
+    one_in = len(inputs) == 1 or calls[0].skips  # what is added to is what goes on without it
+    if not one_in or len(outputs) != 1:
         reason = f"{len(inputs)} tensors enter and {len(outputs)} leave"
         return Block(name, (), (), False, reason)
-    in_shape, out_shape = tuple(inputs[0].shape[1:]), tuple(outputs[0].shape[1:])
-    reason = "" if in_shape == out_shape else f"changes shape {in_shape} to {out_shape}"
+    in_shape, out_shape = tuple(inputs[0][1:]), tuple(outputs[0][1:])
+    reason = calls[0].oddity
+    if inputs[0] != outputs[0]:
+        reason = f"changes shape {in_shape} to {out_shape}"
     return Block(name, in_shape, out_shape, not reason, reason)

@@ -1,29 +1,32 @@
 """Export a network to ONNX with its block boundaries recorded in the file.
 
-The dynamo exporter writes each node's module path into the node's metadata; from it the one
-activation that enters and the one that leaves each block are found here, while that metadata
-still exists, and stored in the model's own metadata for `collapse`.
+While the network is exported, what enters and what leaves each removable block passes through a
+marker, an operator of our own. No optimisation of the exporter can merge or move anything across
+it, and it names the two tensors exactly. The markers are then taken out again, and the boundaries
+stored in the model's own metadata for `collapse`.
 """
 
-import ast
 import sys
 import warnings
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from models.blocks import Block, find_blocks
-from models.errors import ShoalError
+from models.errors import ArtifactError, ShoalError
 from pipeline.artifacts import replace_file
 from pipeline.onnx_graph import Boundary, load_onnx, record_boundaries
 
 INPUT, OUTPUT = "images", "logits"
-SCOPES_KEY = "pkg.torch.onnx.name_scopes"
+DOMAIN = "shoal"  # of the marker, an operator that is in no finished file
+BEGIN, END = "begin ", "end "  # a marker's name is one of these and the block's
 
 
 def export_onnx(model: nn.Module, example: Tensor, path: Path) -> Path:
@@ -39,27 +42,30 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path) -> Path:
     """
     example = torch.cat([example, example])[:2]  # a batch of one would be taken for a constant
     was_training = model.training
+    blocks = find_blocks(model, example)
     try:
-        exported = _translate(model.eval(), example)
+        with _marked(model.eval(), [block.name for block in blocks if block.removable]):
+            exported = _translate(model, example)
     finally:
         model.train(was_training)
-    boundaries = find_boundaries(exported, find_blocks(model, example))
-    for boundary in boundaries:
-        if not boundary.reason and (len(boundary.inputs), len(boundary.outputs)) != (1, 1):
-            print(
-                f"warning: block {boundary.name} cannot be removed from the ONNX graph: entering "
-                f"{boundary.inputs}, leaving {boundary.outputs}",
-                file=sys.stderr,
-            )
+    marked = _take_out_marks(exported)
+    boundaries = [_boundary(block, marked) for block in blocks]
+    for block, boundary in zip(blocks, boundaries, strict=True):
+        if boundary.reason and block.removable:
+            print(f"warning: block {block.name} stays: it {boundary.reason}", file=sys.stderr)
     record_boundaries(exported, boundaries)
     with replace_file(path) as temporary:
         onnx.save(exported, temporary)
-        load_onnx(temporary)
+        try:
+            load_onnx(temporary)
+        except ArtifactError as e:
+            why = f"the exporter wrote an invalid graph, {_root_cause(e)}"
+            raise ShoalError(f"{type(model).__name__} cannot be exported to ONNX: {why}") from e
     return path
 
 
 def _translate(model: nn.Module, example: Tensor) -> ModelProto:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), PlainAttention():
         warnings.simplefilter("ignore")  # the exporter's own deprecations; failures still raise
         try:
             program = torch.onnx.export(
@@ -72,71 +78,124 @@ def _translate(model: nn.Module, example: Tensor) -> ModelProto:
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as e:
-            raise ShoalError(f"{type(model).__name__} cannot be exported to ONNX: {e}") from e
+            why = f"{type(model).__name__} cannot be exported to ONNX: {_root_cause(e)}"
+            raise ShoalError(why) from e
     assert program is not None
     return program.model_proto
 
 
-def find_boundaries(model: ModelProto, blocks: Sequence[Block]) -> list[Boundary]:
-    """Return, per block, the activations that enter and leave its nodes.
+def _root_cause(error: BaseException) -> str:
+    """Return the first line of what went wrong first; the exporter's own text is pages long."""
+    while error.__cause__:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
-    Only tensors computed from the graph's input count: constants and shape arithmetic may be
-    shared between blocks.
+
+class PlainAttention(TorchFunctionMode):
+    """Spell attention out as matrix products, whatever the number of dimensions.
+
+    The exporter translates the fused operator for four dimensions only, and not where its output
+    is laid out unlike that of the products. Engines fuse the products again.
     """
-    activations = _activations(model)
-    scoped = _scoped_nodes(model)
-    return [_boundary(model, scoped, block, activations) for block in blocks]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.functional.scaled_dot_product_attention:
+            return _attention(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
 
 
-def _boundary(
-    model: ModelProto,
-    scoped: Sequence[tuple[NodeProto, frozenset[str]]],
-    block: Block,
-    activations: set[str],
-) -> Boundary:
-    inside = [node for node, scopes in scoped if block.name in scopes]
-    outside = [node for node, scopes in scoped if block.name not in scopes]
-    made = {name for node in inside for name in node.output}
-    used = {name for node in inside for name in node.input}
-    needed = {name for node in outside for name in node.input}
-    needed |= {value.name for value in model.graph.output}
-    return Boundary(
-        name=block.name,
-        inputs=sorted((used - made) & activations),
-        outputs=sorted(made & needed & activations),
-        reason=block.reason,
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Compute softmax(q kᵀ · scale + mask) v of q (..., l, d), k (..., s, d) and v (..., s, e)."""
+    if enable_gqa:  # fewer keys and values than queries: each serves several heads
+        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], dim=-3)
+        value = value.repeat_interleave(query.shape[-3] // value.shape[-3], dim=-3)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    logits = (query * scale) @ key.transpose(-2, -1)  # (..., l, s)
+    if is_causal:
+        attn_mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        logits = logits.masked_fill(~attn_mask, float("-inf"))
+    elif attn_mask is not None:
+        logits = logits + attn_mask
+    return logits.softmax(dim=-1) @ value
+
+
+def _mark(x: Tensor, name: str) -> Tensor:
+    """Pass `x` through a marker in the graph that is being exported."""
+    marked: Tensor = torch.onnx.ops.symbolic(
+        f"{DOMAIN}::Mark", [x], attrs={"name": name}, dtype=x.dtype, shape=x.shape, version=1
     )
+    return marked
 
 
-def _activations(model: ModelProto) -> set[str]:
-    """Return the tensors that carry values of the graph's input, not merely its shape."""
-    carrying = {value.name for value in model.graph.input}
-    for node in model.graph.node:  # topologically ordered
-        if node.op_type not in {"Shape", "Size"} and carrying.intersection(node.input):
-            carrying.update(node.output)
-    return carrying
+@contextmanager
+def _marked(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """Let what enters and leaves the named blocks pass through markers."""
+    handles = []
+    for name in names:
+        first, last = _ends(name)
+
+        def enter(_: nn.Module, args: Any, name: str = name) -> Any:
+            return _mark(args[0], f"{BEGIN}{name}"), *args[1:]
+
+        def leave(_: nn.Module, __: Any, output: Tensor, name: str = name) -> Any:
+            return _mark(output, f"{END}{name}")
+
+        handles.append(model.get_submodule(first).register_forward_pre_hook(enter))
+        handles.append(model.get_submodule(last).register_forward_hook(leave))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
-def _scoped_nodes(model: ModelProto) -> list[tuple[NodeProto, frozenset[str]]]:
-    """Return every node with the dotted paths of the modules it was traced in.
-
-    The exporter adds nodes of its own without a path, such as Split; they belong where all the
-    nodes that read them belong.
-    """
-    scopes_of_readers: dict[str, list[frozenset[str]]] = defaultdict(list)
-    scoped = []
-    for node in reversed(model.graph.node):  # readers first
-        readers = [scopes for name in node.output for scopes in scopes_of_readers[name]]
-        common = frozenset.intersection(*readers) if readers else frozenset()
-        scopes = _recorded_scopes(node) or common
-        for name in node.input:
-            scopes_of_readers[name].append(scopes)
-        scoped.append((node, scopes))
-    return scoped[::-1]
+def _ends(name: str) -> tuple[str, str]:
+    """Return the module in which a block begins and the one in which it ends."""
+    return name, name
 
 
-def _recorded_scopes(node: NodeProto) -> frozenset[str]:
-    for prop in node.metadata_props:
-        if prop.key == SCOPES_KEY:
-            return frozenset(ast.literal_eval(prop.value))
-    return frozenset()
+def _take_out_marks(model: ModelProto) -> dict[str, str]:
+    """Remove the markers from the graph; return {a marker's name: the tensor it marked}."""
+    marks = {node.output[0]: node for node in model.graph.node if node.domain == DOMAIN}
+
+    def marked(tensor: str) -> str:
+        while tensor in marks:
+            tensor = marks[tensor].input[0]
+        return tensor
+
+    kept = [node for node in model.graph.node if node.domain != DOMAIN]
+    for node in kept:
+        node.input[:] = [marked(tensor) for tensor in node.input]
+    for value in model.graph.output:
+        if value.name in marks:  # the network ends in a block
+            kept.append(onnx.helper.make_node("Identity", [marked(value.name)], [value.name]))
+    described = [value for value in model.graph.value_info if value.name not in marks]
+    domains = [opset for opset in model.opset_import if opset.domain != DOMAIN]
+    del model.graph.node[:], model.graph.value_info[:], model.opset_import[:]
+    model.graph.node.extend(kept)
+    model.graph.value_info.extend(described)
+    model.opset_import.extend(domains)
+    return {node.attribute[0].s.decode(): marked(name) for name, node in marks.items()}
+
+
+def _boundary(block: Block, marked: Mapping[str, str]) -> Boundary:
+    """Return where a block begins and ends in the graph, or why it cannot be cut out there."""
+    if block.reason:
+        return Boundary(block.name, [], [], block.reason)
+    begin, end = marked.get(f"{BEGIN}{block.name}"), marked.get(f"{END}{block.name}")
+    if begin is None or end is None:
+        return Boundary(block.name, [], [], "has no effect on the output of the ONNX graph")
+    if begin == end:
+        return Boundary(block.name, [begin], [end], "is already the identity in the ONNX graph")
+    return Boundary(block.name, [begin], [end], "")

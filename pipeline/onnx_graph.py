@@ -103,8 +103,6 @@ def _count_macs(model: ModelProto) -> int | None:
     shapes = _shapes_for_one_image(model)
     total = 0
     for node in model.graph.node:
-        if node.op_type in UNCOUNTED:
-            return None
         if node.op_type in MACS:
             inputs = [shapes.get(name, UNKNOWN) for name in node.input]
             macs = MACS[node.op_type](node, inputs, shapes.get(node.output[0], UNKNOWN))
@@ -115,17 +113,32 @@ def _count_macs(model: ModelProto) -> int | None:
 
 
 def _shapes_for_one_image(model: ModelProto) -> dict[str, tuple[int, ...]]:
-    """Infer every tensor's shape with a batch of one."""
+    """Return every tensor's shape with a batch of one, 0 where a dimension is unknown.
+
+    The exporter's own record knows more than inference, which does not see through a shape that
+    is computed; inference fills in what has no record.
+    """
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     single = ModelProto()
     single.CopyFrom(model)
-    del single.graph.value_info[:]
-    for value in [*single.graph.input, *single.graph.output]:
-        value.type.tensor_type.shape.dim[0].dim_value = 1
+    for value in [*single.graph.input, *single.graph.value_info, *single.graph.output]:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param and (size := _size(dim.dim_param, batch)):
+                dim.dim_value = size
     inferred = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
     shapes = {t.name: tuple(t.dims) for t in inferred.initializer}
     for value in [*inferred.input, *inferred.value_info, *inferred.output]:
-        shapes[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+        if value.type.tensor_type.HasField(
+            "shape"
+        ):  # else even the number of dimensions is unknown
+            shapes[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
     return shapes
+
+
+def _size(dimension: str, batch: str) -> int:
+    """Return a product such as ``9*batch`` for a batch of one; 0 for anything else."""
+    factors = ["1" if factor == batch else factor for factor in dimension.split("*")]
+    return math.prod(int(factor) if factor.isdecimal() else 0 for factor in factors)
 
 
 Shape = tuple[int, ...]
@@ -137,6 +150,11 @@ def _conv_macs(node: NodeProto, inputs: list[Shape], output: Shape) -> int:
     return math.prod(output) * math.prod(weight[1:])
 
 
+def _transposed_conv_macs(node: NodeProto, inputs: list[Shape], output: Shape) -> int:
+    images, weight = inputs[:2]  # weight (in, out/groups, *kernel)
+    return math.prod(images) * math.prod(weight[1:])
+
+
 def _matmul_macs(node: NodeProto, inputs: list[Shape], output: Shape) -> int:
     return math.prod(output) * inputs[0][-1]
 
@@ -146,5 +164,31 @@ def _gemm_macs(node: NodeProto, inputs: list[Shape], output: Shape) -> int:
     return math.prod(output) * inputs[0][0 if transposed else -1]
 
 
-UNCOUNTED = {"ConvTranspose", "Einsum", "GRU", "LSTM", "RNN"}
-MACS = {"Conv": _conv_macs, "MatMul": _matmul_macs, "Gemm": _gemm_macs}
+def _einsum_macs(node: NodeProto, inputs: list[Shape], output: Shape) -> int:
+    equation = next(a.s.decode() for a in node.attribute if a.name == "equation")
+    operands = equation.replace(" ", "").partition("->")[0].split(",")
+    if len(inputs) != 2 or "." in equation:
+        return 0  # several products in an order of the engine's choice, or dimensions without names
+    sizes = {
+        label: size
+        for labels, shape in zip(operands, inputs, strict=True)
+        for label, size in zip(labels, shape, strict=False)
+    }
+    return math.prod(sizes.get(label, 0) for label in {*operands[0], *operands[1]})
+
+
+def _recurrent_macs(node: NodeProto, inputs: list[Shape], output: Shape) -> int:
+    sequence, weight, recurrence = inputs[:3]  # (steps, n, in), (directions, gates·hidden, in), …
+    return math.prod(sequence[:2]) * (math.prod(weight) + math.prod(recurrence))
+
+
+MACS = {
+    "Conv": _conv_macs,
+    "ConvTranspose": _transposed_conv_macs,
+    "Einsum": _einsum_macs,
+    "Gemm": _gemm_macs,
+    "GRU": _recurrent_macs,
+    "LSTM": _recurrent_macs,
+    "MatMul": _matmul_macs,
+    "RNN": _recurrent_macs,
+}

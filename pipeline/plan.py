@@ -25,6 +25,20 @@ def removal_order(scores: Mapping[str, float]) -> list[str]:
     return sorted(scores, key=lambda name: scores[name])
 
 
+def in_graph(order: Sequence[str], exported: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """Return the blocks that can be cut out of the exported graph, and why the others cannot.
+
+    Args:
+        order: blocks in the order of their removal, which is kept.
+        exported: the graph's blocks and why each cannot be removed, empty where it can.
+    """
+    reasons = {name: exported.get(name, "is not in the exported graph") for name in order}
+    return (
+        [name for name, reason in reasons.items() if not reason],
+        {name: reason for name, reason in reasons.items() if reason},
+    )
+
+
 def plan(
     model: nn.Module, order: Sequence[str], data: Dataset, params: Plan, device: torch.device
 ) -> dict[str, Any]:

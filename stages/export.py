@@ -1,6 +1,7 @@
 """Export one variant to ONNX and compare the file with PyTorch.
 
-Writes artifacts/export/<variant>/model.onnx and metrics/export/<variant>.json.
+Writes artifacts/export/<variant>/model.onnx and metrics/export/<variant>.json, which says of each
+block why it cannot be cut out of the graph (nothing where it can).
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from pipeline.data import batches, subset
 from pipeline.engines import onnxruntime
 from pipeline.export import export_onnx
 from pipeline.networks import load_trained
-from pipeline.onnx_graph import graph_size, load_onnx
+from pipeline.onnx_graph import graph_size, load_onnx, read_boundaries
 from pipeline.params import load_params
 from stages import run_variant_stage
 
@@ -41,6 +42,7 @@ def main(variant: str) -> None:
         "file": "model.onnx",
         "opset": exported.opset_import[0].version,
         "onnx_bytes": graph_size(exported).size_bytes,
+        "blocks": {name: boundary.reason for name, boundary in read_boundaries(exported).items()},
         "parity": dataclasses.asdict(parity),
     }
     write_json(metrics_path("export", variant), metrics)

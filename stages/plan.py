@@ -4,7 +4,7 @@ from pipeline.artifacts import metrics_path, read_json, write_json
 from pipeline.devices import pick_device
 from pipeline.networks import load_trained
 from pipeline.params import load_params
-from pipeline.plan import plan, removal_order
+from pipeline.plan import in_graph, plan, removal_order
 from stages import run_variant_stage
 
 
@@ -14,13 +14,17 @@ def main(variant: str) -> None:
     params.variant(variant)
     scores = read_json(metrics_path("score", variant))["scores"][params.plan.criterion]
     model, _, images = load_trained(variant)
-    order = removal_order(scores)
+    exported = read_json(metrics_path("export", variant))["blocks"]
+    order, left_out = in_graph(removal_order(scores), exported)
+    for name, reason in left_out.items():
+        print(f"{variant}: block {name} is left out: it {reason}")
     planned = plan(model, order, images, params.plan, pick_device())
     metrics = {
         "variant": variant,
         "criterion": params.plan.criterion,
         "max_accuracy_drop_pct": params.plan.max_accuracy_drop_pct,
         "order": order,
+        "left_out": left_out,
         **planned,
     }
     write_json(metrics_path("plan", variant), metrics)

@@ -1,5 +1,6 @@
 """Export and collapse: every graph equal to the PyTorch network with the same blocks bypassed."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from models.surgery import bypass
 from models.zoo import create
 from pipeline.collapse import collapse_onnx
 from pipeline.engines import onnxruntime
-from pipeline.export import SCOPES_KEY, export_onnx
+from pipeline.export import export_onnx
 from pipeline.onnx_graph import Boundary, graph_size, load_onnx, read_boundaries, record_boundaries
 from pipeline.verify import compare
+
+SCOPES_KEY = "pkg.torch.onnx.name_scopes"  # where the exporter writes a node's module path
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,15 @@ def assert_same_network(path: Path, model: nn.Module, images: Tensor) -> None:
         ("vit_small_patch16_224", 224),
         ("efficientnet_b0", 64),
         ("convnext_tiny", 64),
-        ("mambaout_femto", 64),  # its blocks split tensors by nodes the exporter leaves unnamed
+        ("mambaout_femto", 64),
+        ("eva02_tiny_patch14_224", 224),  # positions shared by all blocks
+        (
+            "gcvit_xxtiny",
+            224,
+        ),  # a query that depends on the images, shared by the blocks of a stage
+        ("hiera_tiny_224", 224),  # attention in five dimensions
+        ("hrnet_w18_small", 64),  # branches side by side
+        ("xcit_nano_12_p8_224", 224),
     ],
 )
 def test_two_blocks_of_any_architecture(name: str, size: int, tmp_path: Path) -> None:
@@ -63,6 +74,19 @@ def test_two_blocks_of_any_architecture(name: str, size: int, tmp_path: Path) ->
     assert report.after.macs == count_macs(shallow, images)
     assert report.after.nodes < report.before.nodes
     assert report.after.parameters < report.before.parameters
+
+
+def test_what_only_a_removed_block_read_goes_with_it(tmp_path: Path) -> None:
+    """GCViT's blocks share a query made from the images: a second tensor that enters each."""
+    torch.manual_seed(0)
+    model = create("gcvit_xxtiny", 10, img_size=64).eval()
+    images = torch.randn(3, 3, 64, 64)
+    source = export_onnx(model, images[:1], tmp_path / "model.onnx")
+    remove = [f"stages.3.blocks.{i}" for i in range(2)]
+    report = collapse_onnx(source, tmp_path / "shallow.onnx", remove)
+    shallow = bypass(model, remove)
+    assert_same_network(tmp_path / "shallow.onnx", shallow, images)
+    assert report.after.macs < count_macs(shallow, images)  # PyTorch still computes the query
 
 
 GOLDEN_MMACS = {  # METHOD §1: the authors' CIFAR ResNet-18, width 64, 32×32
@@ -210,9 +234,54 @@ def test_a_broken_file_is_named(
 
 
 def test_macs_that_cannot_be_counted_are_absent_not_zero(tmp_path: Path) -> None:
-    nodes = [helper.make_node("Einsum", ["x", "x"], ["y"], "einsum", equation="ij,ij->ij")]
+    nodes = [helper.make_node("Einsum", ["x"] * 3, ["y"], "einsum", equation="ij,ij,ij->ij")]
     path = tiny(tmp_path, nodes, Boundary("block", [], [], ""))
     assert graph_size(load_onnx(path)).macs is None
+
+
+@pytest.mark.parametrize(
+    ("node", "macs"),
+    [
+        (helper.make_node("Einsum", ["x", "w"], ["y"], equation="nc,co->no"), 3 * 5),
+        (helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=2), 7 * (8 * 3 + 8 * 2)),
+        (helper.make_node("ConvTranspose", ["x", "w"], ["y"], group=1), 3 * 7 * 7 * 5 * 2 * 2),
+    ],
+)
+def test_macs_of_rarer_operators(node: onnx.NodeProto, macs: int) -> None:
+    x, weights = {
+        "Einsum": (["batch", 3], {"w": [3, 5]}),
+        "LSTM": ([7, 1, 3], {"w": [1, 8, 3], "r": [1, 8, 2]}),
+        "ConvTranspose": (["batch", 3, 7, 7], {"w": [3, 5, 2, 2]}),
+    }[node.op_type]
+    graph = helper.make_graph(
+        [node],
+        "one",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [
+            helper.make_tensor(name, TensorProto.FLOAT, dims, np.zeros(math.prod(dims)))
+            for name, dims in weights.items()
+        ],
+    )
+    assert graph_size(helper.make_model(graph)).macs == macs
+
+
+def test_shapes_that_inference_does_not_see_through_come_from_the_exporter(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Unique", ["shape"], ["reshaped_to"]),  # inference gives up here
+        helper.make_node("Reshape", ["x", "reshaped_to"], ["a"]),
+        helper.make_node("MatMul", ["a", "w"], ["b"]),
+        helper.make_node("Reshape", ["b", "shape"], ["y"]),
+    ]
+    path = tiny(tmp_path, nodes, Boundary("block", [], [], ""))
+    model = onnx.load(path)
+    model.graph.initializer.append(helper.make_tensor("w", TensorProto.FLOAT, [4, 4], np.zeros(16)))
+    assert graph_size(model).macs is None
+    for name in "ab":
+        value = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["9*batch", 4])
+        model.graph.value_info.append(value)
+    assert graph_size(model).macs == 9 * 4 * 4
 
 
 def test_damaged_boundaries_are_named(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The exported file: equal to PyTorch at any batch size, checked, with its block boundaries."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from models.errors import ShoalError
 from models.zoo import create
 from pipeline.engines import onnxruntime
-from pipeline.export import export_onnx
+from pipeline.export import PlainAttention, export_onnx
 from pipeline.onnx_graph import load_onnx, read_boundaries
 
 
@@ -31,8 +32,8 @@ def test_every_block_is_recorded_with_one_tensor_in_and_one_out(tmp_path: Path) 
     path = export_onnx(model, torch.zeros(1, 1, 32, 32), tmp_path / "model.onnx")
     boundaries = read_boundaries(load_onnx(path))
     assert list(boundaries) == [f"layer{i}.{j}" for i in range(1, 5) for j in (0, 1)]
-    assert all(len(b.inputs) == len(b.outputs) == 1 for b in boundaries.values())
-    assert boundaries["layer1.1"].inputs == boundaries["layer1.0"].outputs
+    assert all(len(b.inputs) == len(b.outputs) == 1 for b in boundaries.values() if not b.reason)
+    assert boundaries["layer1.1"].inputs == boundaries["layer1.0"].outputs != []
     assert boundaries["layer2.0"].reason.startswith("changes shape")
 
 
@@ -49,3 +50,62 @@ def test_a_network_that_cannot_be_exported_is_named(tmp_path: Path) -> None:
     with pytest.raises(ShoalError, match="DataDependent cannot be exported to ONNX"):
         export_onnx(DataDependent(), torch.ones(1, 4), tmp_path / "model.onnx")
     assert not any(tmp_path.iterdir())
+
+
+class Ends(nn.Module):
+    """Two blocks, one of which does nothing, that end the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Affine(1.0), Affine(0.0), Affine(1.0)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Affine(nn.Module):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.linear, self.scale = nn.Linear(4, 4), scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.linear(x) if self.scale else x + 0
+
+
+def test_a_block_that_is_no_more_in_the_graph_stays_and_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = export_onnx(Ends(), torch.ones(1, 4), tmp_path / "model.onnx")
+    boundaries = read_boundaries(load_onnx(path))
+    assert boundaries["blocks.1"].reason == "is already the identity in the ONNX graph"
+    assert not boundaries["blocks.0"].reason
+    assert not boundaries["blocks.2"].reason
+    assert "warning: block blocks.1 stays: it is already the identity" in capsys.readouterr().err
+    assert [v.name for v in load_onnx(path).graph.output] == ["logits"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"is_causal": True},
+        {"scale": 0.3},
+        {"enable_gqa": True},
+        {"attn_mask": torch.randn(5, 5)},
+        {"attn_mask": torch.eye(5, dtype=torch.bool)},
+    ],
+)
+@pytest.mark.parametrize("shape", [(2, 4, 5, 8), (2, 3, 4, 5, 8)])
+def test_attention_spelt_out_is_the_fused_one(
+    shape: tuple[int, ...], options: dict[str, Any]
+) -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(shape) for _ in range(3))
+    if "enable_gqa" in options:
+        key, value = key[..., :2, :, :], value[..., :2, :, :]
+    expected = nn.functional.scaled_dot_product_attention(query, key, value, **options)
+    with PlainAttention():
+        found = nn.functional.scaled_dot_product_attention(query, key, value, **options)
+    torch.testing.assert_close(found, expected)

@@ -13,11 +13,18 @@ from models.zoo import create
 from pipeline.data import batches, load
 from pipeline.evaluate import accuracy_pct
 from pipeline.params import Plan
-from pipeline.plan import deepest_level, plan, removal_order
+from pipeline.plan import deepest_level, in_graph, plan, removal_order
 
 
 def test_the_least_missed_goes_first_and_ties_keep_the_networks_order() -> None:
     assert removal_order({"a": 0.5, "b": 0.1, "c": 0.5, "d": -1.0}) == ["d", "b", "a", "c"]
+
+
+def test_blocks_that_cannot_be_cut_out_of_the_graph_stay_and_say_why() -> None:
+    exported = {"a": "", "b": "is already the identity", "d": "changes shape"}
+    order, left_out = in_graph(["c", "b", "a"], exported)
+    assert order == ["a"]
+    assert left_out == {"c": "is not in the exported graph", "b": "is already the identity"}
 
 
 @given(st.lists(st.floats(0, 100), min_size=1), st.floats(0, 20))

@@ -86,7 +86,8 @@ def build(flavour: Flavour, source: Path, target: Path, options: Build) -> None:
     network = builder.create_network(strongly_typed)
     parser = trt.OnnxParser(network, messages)
     if not parser.parse(_read(source)):
-        found = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        errors = [parser.get_error(index) for index in range(parser.num_errors)]
+        found = dict.fromkeys(f"{e.node_operator()}: {e.desc()}".strip(": ") for e in errors)
         raise BackendError(f"{flavour.title} cannot read {source}: {'; '.join(found)}")
     config.add_optimization_profile(_profile(builder, network.get_input(0), options.batch))
     plan = builder.build_serialized_network(network, config)
