@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from models.blocks import Block, find_blocks
 from models.errors import ShoalError
+from models.surgery import module_paths
 from pipeline.artifacts import replace_file
 from pipeline.onnx_graph import Boundary, load_onnx, record_boundaries
 
@@ -26,13 +27,16 @@ INPUT, OUTPUT = "images", "logits"
 SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 
 
-def export_onnx(model: nn.Module, example: Tensor, path: Path) -> Path:
+def export_onnx(
+    model: nn.Module, example: Tensor, path: Path, *, blocks: Sequence[Block] | None = None
+) -> Path:
     """Write `model` as ONNX with a dynamic batch, checked by `onnx.checker`.
 
     Args:
         model: a network on the CPU; exported in evaluation mode.
         example: images (n, c, h, w) of the size to export for.
         path: target file, replaced only once the new one is whole.
+        blocks: whose boundaries are recorded, units included; those of `find_blocks` by default.
 
     Raises:
         ShoalError: the exporter cannot translate the network.
@@ -43,7 +47,9 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path) -> Path:
         exported = _translate(model.eval(), example)
     finally:
         model.train(was_training)
-    boundaries = find_boundaries(exported, find_blocks(model, example))
+    boundaries = find_boundaries(
+        exported, find_blocks(model, example) if blocks is None else blocks
+    )
     for boundary in boundaries:
         if not boundary.reason and (len(boundary.inputs), len(boundary.outputs)) != (1, 1):
             print(
@@ -94,8 +100,9 @@ def _boundary(
     block: Block,
     activations: set[str],
 ) -> Boundary:
-    inside = [node for node, scopes in scoped if block.name in scopes]
-    outside = [node for node, scopes in scoped if block.name not in scopes]
+    paths = module_paths(block.name)
+    inside = [node for node, scopes in scoped if not scopes.isdisjoint(paths)]
+    outside = [node for node, scopes in scoped if scopes.isdisjoint(paths)]
     made = {name for node in inside for name in node.output}
     used = {name for node in inside for name in node.input}
     needed = {name for node in outside for name in node.input}

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Generator, Tensor, nn
 
+from models.units import Unit
 from pipeline.activations import Features, block_features
 from pipeline.distances import directions, max_sliced_wasserstein
 
@@ -40,16 +41,16 @@ ESTIMATORS: dict[str, Callable[[int, Generator], Estimator]] = {"random": random
 
 @contextmanager
 def block_penalty(
-    model: nn.Module, names: Sequence[str], estimator: Estimator
+    model: nn.Module, units: Sequence[Unit], estimator: Estimator
 ) -> Iterator[Callable[[], Tensor]]:
     """Yield a function that gives R of the last forward pass, a scalar with its graph.
 
     Args:
         model: the network in training.
-        names: the removable blocks over which R is the mean.
+        units: the removable units over which R is the mean.
         estimator: made by one of `ESTIMATORS`.
     """
-    with block_features(model, names) as features:
+    with block_features(model, units) as features:
 
         def penalty() -> Tensor:
             value = torch.stack(estimator(features)).mean()

@@ -9,16 +9,18 @@ from stages import run_variant_stage
 
 
 def main(variant: str) -> None:
-    """Order the blocks by the chosen criterion, measure every level, choose one."""
+    """Order the units by the chosen criterion, measure every level, choose one."""
     params = load_params()
     params.variant(variant)
-    scores = read_json(metrics_path("score", variant))["scores"][params.plan.criterion]
+    scored = read_json(metrics_path("score", variant))
+    automatic = params.plan.criterion == "auto"
+    criterion = scored["criterion"] if automatic else params.plan.criterion
     model, _, images = load_trained(variant)
-    order = removal_order(scores)
+    order = removal_order(scored["scores"][criterion])
     planned = plan(model, order, images, params.plan, pick_device())
     metrics = {
         "variant": variant,
-        "criterion": params.plan.criterion,
+        "criterion": criterion,
         "max_accuracy_drop_pct": params.plan.max_accuracy_drop_pct,
         "order": order,
         **planned,
