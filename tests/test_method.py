@@ -33,25 +33,12 @@ FEATURES = {
         start=1,
     )
 }
-OFFICIAL_FEATURES = (
-    2,
-    3,
-    5,
-    6,
-    8,
-    9,
-    10,
-    11,
-    12,
-    13,
-    15,
-    16,
-    17,
-)  # on CIFAR; 2 has stride 2 elsewhere
+# On CIFAR; features.2 has stride 2 elsewhere.
+OFFICIAL_FEATURES = (2, 3, 5, 6, 8, 9, 10, 11, 12, 13, 15, 16, 17)
 
 
-def official(model: nn.Module, size: int, channels: int = 3) -> Selection:
-    return select_units(OFFICIAL, model, torch.zeros(2, channels, size, size))
+def official(model: nn.Module, size: int) -> Selection:
+    return select_units(OFFICIAL, model, torch.zeros(2, 3, size, size))
 
 
 def names(units: list[Unit]) -> list[str]:
@@ -60,6 +47,14 @@ def names(units: list[Unit]) -> list[str]:
 
 def reasons(units: list[Unit]) -> dict[str, str]:
     return {unit.name: unit.reason for unit in units if not unit.removable}
+
+
+def millions_of_macs(model: nn.Module) -> float:
+    return count_macs(model, torch.zeros(1, 3, 32, 32)) / 1e6
+
+
+def millions_of_parameters(model: nn.Module) -> float:
+    return count_parameters(model) / 1e6
 
 
 def order(selection: Selection, distances: list[float]) -> list[str]:
@@ -123,10 +118,8 @@ def test_golden_values_on_the_way_down_the_official_order() -> None:
     for level, (left, mmacs, millions) in enumerate(GOLDEN):
         shallow = bypass(model, ordered[:level])
         assert depths(shallow) == left
-        assert count_macs(shallow, torch.zeros(1, 3, 32, 32)) / 1e6 == pytest.approx(
-            mmacs, abs=5e-5
-        )
-        assert count_parameters(shallow) / 1e6 == pytest.approx(millions, abs=5e-4)
+        assert millions_of_macs(shallow) == pytest.approx(mmacs, abs=5e-5)
+        assert millions_of_parameters(shallow) == pytest.approx(millions, abs=5e-4)
 
 
 def test_golden_values_of_each_official_unit_alone() -> None:
@@ -134,10 +127,8 @@ def test_golden_values_of_each_official_unit_alone() -> None:
     assert set(GOLDEN_ALONE) == set(names(official(model, 32).removable))
     for name, millions in GOLDEN_ALONE.items():
         shallow = bypass(model, [name])
-        assert count_macs(shallow, torch.zeros(1, 3, 32, 32)) / 1e6 == pytest.approx(
-            121.3123, abs=5e-5
-        )
-        assert count_parameters(shallow) / 1e6 == pytest.approx(millions, abs=5e-4)
+        assert millions_of_macs(shallow) == pytest.approx(121.3123, abs=5e-5)
+        assert millions_of_parameters(shallow) == pytest.approx(millions, abs=5e-4)
 
 
 # Swin-T
@@ -222,12 +213,11 @@ def test_the_order_of_mobilenet_is_ascending() -> None:
 def test_golden_values_whole_and_with_the_ten_residual_blocks_out() -> None:
     """The authors' ten dead branches are the ten blocks that the paper's mode can remove."""
     model = create("mobilenetv2_cifar", 10).eval()
-    image = torch.zeros(1, 3, 32, 32)
-    assert count_macs(model, image) / 1e6 == pytest.approx(87.9764, abs=5e-5)
-    assert count_parameters(model) / 1e6 == pytest.approx(2.2367, abs=5e-5)
-    blocks = names(select_units(Method(), model, image).removable)
+    assert millions_of_macs(model) == pytest.approx(87.9764, abs=5e-5)
+    assert millions_of_parameters(model) == pytest.approx(2.2367, abs=5e-5)
+    blocks = names(select_units(Method(), model, torch.zeros(2, 3, 32, 32)).removable)
     assert blocks == [FEATURES[n] for n in (3, 5, 6, 8, 9, 10, 12, 13, 15, 16)]
-    assert count_macs(bypass(model, blocks), image) / 1e6 == pytest.approx(37.37, abs=5e-3)
+    assert millions_of_macs(bypass(model, blocks)) == pytest.approx(37.37, abs=5e-3)
 
 
 def test_a_unit_that_the_network_lacks_is_named() -> None:
@@ -237,39 +227,36 @@ def test_a_unit_that_the_network_lacks_is_named() -> None:
     assert select_units(Method(unit="block"), model, image).unit == "block"
 
 
+STAGES = {"train": train, "score": score, "plan": plan}
+
+
 def test_the_stages_in_official_mode(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    params = yaml.safe_load((Path(__file__).parent / "params.yaml").read_text(encoding="utf-8"))
-    params["train"] |= {"epochs": 1}
-    params["variants"] = {
-        mode: {"method": {"mode": mode}, "train": {"penalty": {"lambda": 1.0}}} for mode in ORDERS
-    }
+    fixed = (Path(__file__).parent / "params.yaml").read_text(encoding="utf-8")
+    penalised = {"epochs": 1, "penalty": {"lambda": 1.0}}
+    variants = {mode: {"method": {"mode": mode}, "train": penalised} for mode in ORDERS}
+    params = yaml.safe_load(fixed) | {"variants": variants}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     shutil.copytree(prepared, tmp_path / "artifacts" / "prepare")
     (tmp_path / "metrics").mkdir()
     shutil.copy(prepared / "manifest.json", tmp_path / "metrics" / "prepare.json")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")  # no server: nothing is sent
-    facts = {}
+
+    made = {}
     for mode in ORDERS:
-        for stage in (train, score, plan):
+        for name, stage in STAGES.items():
             stage.main(mode)
-        files = {
-            stage: tmp_path / "metrics" / stage / f"{mode}.json"
-            for stage in ("train", "score", "plan")
-        }
-        facts[mode] = {stage: json.loads(file.read_text()) for stage, file in files.items()}
-    pairs = {mode: set(made["train"]["epochs"][0]["distances"]) for mode, made in facts.items()}
-    assert pairs["paper"] - pairs["official"] == {"layer1.0"}  # what the penalty looked at
-    made = facts["official"]
-    assert [made["score"][key] for key in ("mode", "unit", "criterion")] == [
-        "official",
-        "later_block",
-        "deepest_first",
-    ]
-    assert {block["name"]: block["reason"] for block in made["score"]["blocks"]}["layer1.0"]
-    assert made["plan"]["criterion"] == "deepest_first"
-    assert made["plan"]["order"] == ["layer4.1", "layer3.1", "layer2.1", "layer1.1"]
-    scores = facts["paper"]["score"]["scores"]["msw"]
-    assert facts["paper"]["plan"]["order"] == sorted(scores, key=scores.__getitem__)
+            made[mode, name] = json.loads(Path("metrics", name, f"{mode}.json").read_text())
+
+    penalised_pairs = {m: set(made[m, "train"]["epochs"][0]["distances"]) for m in ORDERS}
+    assert penalised_pairs["paper"] - penalised_pairs["official"] == {"layer1.0"}
+    scored, planned = made["official", "score"], made["official", "plan"]
+    assert (scored["mode"], scored["unit"]) == ("official", "later_block")
+    assert [b["name"] for b in scored["blocks"] if not b["reason"]] == planned["order"][::-1]
+    assert planned["criterion"] == scored["criterion"] == "deepest_first"
+    assert planned["order"] == ["layer4.1", "layer3.1", "layer2.1", "layer1.1"]
+    distances = made["paper", "score"]["scores"]["msw"]
+    assert made["paper", "plan"]["criterion"] == "msw"
+    assert made["paper", "plan"]["order"] == sorted(distances, key=distances.__getitem__)
