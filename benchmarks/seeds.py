@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 
-from models.blocks import find_blocks
 from models.surgery import bypass
 from pipeline import data
 from pipeline.artifacts import artifacts_dir, replace_file
 from pipeline.devices import pick_device
 from pipeline.evaluate import accuracy_pct
+from pipeline.method import select_units
 from pipeline.networks import create_network
 from pipeline.params import Variant, load_params
 from pipeline.train import EVALUATION_BATCH, train
@@ -50,13 +50,13 @@ def accuracies(variant: Variant, seed: int, images: data.Dataset) -> tuple[float
     device = pick_device()
     torch.manual_seed(seed)
     model, spec, images = create_network(variant.model, images)
-    blocks = [block.name for block in find_blocks(model, spec.example()) if block.removable]
+    units = select_units(variant.method, model, spec.example()).removable
     with tempfile.TemporaryDirectory() as folder:
         train(
             model,
             images,
             variant.train.model_copy(update={"seed": seed}),
-            blocks,
+            units,
             device=device,
             checkpoint=Path(folder) / "state.pt",
             log=lambda entry: print(f"seed {seed}: {entry}", flush=True),
@@ -68,7 +68,7 @@ def accuracies(variant: Variant, seed: int, images: data.Dataset) -> tuple[float
         )
         return accuracy_pct(network.eval(), loader)
 
-    return test(model), test(bypass(model, blocks))
+    return test(model), test(bypass(model, [unit.name for unit in units]))
 
 
 def table(

@@ -1,7 +1,7 @@
 """Take blocks out of a PyTorch network."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ def bypass(model: nn.Module, names: Iterable[str]) -> nn.Module:
 
     Args:
         model: a network; it is left as it is.
-        names: dotted module paths, as `find_blocks` gives them.
+        names: dotted module paths, as `find_blocks` gives them, or names of units.
 
     Raises:
         BlockError: there is no module of that name; the message has near matches.
@@ -30,7 +30,25 @@ def bypass(model: nn.Module, names: Iterable[str]) -> nn.Module:
     shallow = copy.deepcopy(model)
     modules = dict(model.named_modules())
     for name in names:
-        if not name or name not in modules:
-            raise BlockError(f"no block {name!r} in the network{near_matches(name, modules)}")
-        shallow.set_submodule(name, Bypass())
+        for path in module_paths(name):
+            if not path or path not in modules:
+                raise BlockError(f"no block {name!r} in the network{near_matches(name, modules)}")
+            shallow.set_submodule(path, Bypass())
     return shallow
+
+
+def module_paths(name: str) -> list[str]:
+    """Return the dotted paths of the modules that a name stands for.
+
+    Children of one module that run one after the other can go together: "a.conv+norm" stands for
+    a.conv and a.norm.
+    """
+    first, *others = name.split("+")
+    parent, dot, _ = first.rpartition(".")
+    return [first, *(f"{parent}{dot}{other}" for other in others)]
+
+
+def joint_name(paths: Sequence[str]) -> str:
+    """Return the one name of modules that go together; `module_paths` takes it apart."""
+    first, *others = paths
+    return "+".join([first, *(path.rpartition(".")[2] for path in others)])

@@ -1,4 +1,4 @@
-"""What enters and leaves each block: captured by hooks, and measured over a calibration set."""
+"""What enters and leaves each unit: captured by hooks, and measured over a calibration set."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,15 +10,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
+from models.units import Unit
 from pipeline.distances import projected_distances
 from pipeline.projections import directions
 
-Features = dict[str, tuple[Tensor, Tensor]]  # block name → (input, output), each (n, ...)
+Features = dict[str, tuple[Tensor, Tensor]]  # unit's name → its compared pair, each (n, ...)
 
 
 @dataclass(frozen=True)
 class BlockStatistics:
-    """How far a block is from the identity, over a calibration set."""
+    """How far a unit is from the identity, over a calibration set."""
 
     msw: float  # max-sliced Wasserstein distance of input and output
     sliced: float  # sliced Wasserstein distance
@@ -27,19 +28,25 @@ class BlockStatistics:
 
 
 @contextmanager
-def block_features(model: nn.Module, names: Iterable[str]) -> Iterator[Features]:
-    """Yield a dict that holds, after each forward pass, every named block's input and output.
+def block_features(model: nn.Module, units: Iterable[Unit]) -> Iterator[Features]:
+    """Yield a dict that holds, after each forward pass, every unit's compared input and output.
 
     The tensors are the network's own, not copies, and carry its graph.
     """
     features: Features = {}
+    entered: dict[str, Tensor] = {}
     handles = []
-    for name in names:
+    for unit in units:
 
-        def keep(_: nn.Module, args: Any, kwargs: Any, y: Tensor, name: str = name) -> None:
-            features[name] = (args[0] if args else next(iter(kwargs.values())), y)
+        def enter(_: nn.Module, args: Any, kwargs: Any, name: str = unit.name) -> None:
+            entered[name] = args[0] if args else next(iter(kwargs.values()))
 
-        handles.append(model.get_submodule(name).register_forward_hook(keep, with_kwargs=True))
+        def leave(_: nn.Module, args: Any, y: Tensor, name: str = unit.name) -> None:
+            features[name] = (entered.pop(name), y)
+
+        first, last = model.get_submodule(unit.entering), model.get_submodule(unit.leaving)
+        handles.append(first.register_forward_pre_hook(enter, with_kwargs=True))
+        handles.append(last.register_forward_hook(leave))
     try:
         yield features
     finally:
@@ -49,28 +56,28 @@ def block_features(model: nn.Module, names: Iterable[str]) -> Iterator[Features]
 
 def measure_blocks(
     model: nn.Module,
-    names: Sequence[str],
+    units: Sequence[Unit],
     batches: Iterable[Tensor],
     *,
     n_projections: int,
     seed: int,
 ) -> dict[str, BlockStatistics]:
-    """Measure each block over all batches at once, in evaluation mode.
+    """Measure each unit over all batches at once, in evaluation mode.
 
-    Directions are drawn once per feature width and shared by the blocks of that width. Only the
+    Directions are drawn once per feature width and shared by the units of that width. Only the
     projections (N, L) are kept, so the distances are those of the whole set and not a mean over
     batches.
 
     Args:
         model: the network.
-        names: removable blocks.
+        units: what is compared, each with a pair of equal size.
         batches: images (n, c, h, w) on the model's device.
         n_projections: directions per feature width.
         seed: of the directions; the same seed gives the same directions.
     """
-    sums = {name: _Sums([], [], 0.0, 0.0, 0.0, 0) for name in names}
+    sums = {unit.name: _Sums([], [], 0.0, 0.0, 0.0, 0) for unit in units}
     shared: dict[int, Float[Tensor, "d L"]] = {}
-    with torch.no_grad(), block_features(model.eval(), names) as features:
+    with torch.no_grad(), block_features(model.eval(), units) as features:
         for images in batches:
             model(images)
             for name, (x, y) in features.items():
@@ -86,7 +93,7 @@ def measure_blocks(
 
 @dataclass
 class _Sums:
-    """Running totals of one block."""
+    """Running totals of one unit."""
 
     projected_inputs: list[Float[Tensor, "n L"]]
     projected_outputs: list[Float[Tensor, "n L"]]

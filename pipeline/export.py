@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from models.blocks import Block, find_blocks
 from models.errors import ArtifactError, ShoalError
+from models.surgery import module_paths
 from pipeline.artifacts import replace_file
 from pipeline.onnx_graph import Boundary, load_onnx, record_boundaries
 
@@ -29,20 +30,24 @@ DOMAIN = "shoal"  # of the marker, an operator that is in no finished file
 BEGIN, END = "begin ", "end "  # a marker's name is one of these and the block's
 
 
-def export_onnx(model: nn.Module, example: Tensor, path: Path) -> Path:
+def export_onnx(
+    model: nn.Module, example: Tensor, path: Path, *, blocks: Sequence[Block] | None = None
+) -> Path:
     """Write `model` as ONNX with a dynamic batch, checked by `onnx.checker`.
 
     Args:
         model: a network on the CPU; exported in evaluation mode.
         example: images (n, c, h, w) of the size to export for.
         path: target file, replaced only once the new one is whole.
+        blocks: whose boundaries are recorded, units included; those of `find_blocks` by default.
 
     Raises:
         ShoalError: the exporter cannot translate the network.
     """
     example = torch.cat([example, example])[:2]  # a batch of one would be taken for a constant
     was_training = model.training
-    blocks = find_blocks(model, example)
+    if blocks is None:
+        blocks = find_blocks(model, example)
     try:
         with _marked(model.eval(), [block.name for block in blocks if block.removable]):
             exported = _translate(model, example)
@@ -162,7 +167,8 @@ def _marked(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
 
 def _ends(name: str) -> tuple[str, str]:
     """Return the module in which a block begins and the one in which it ends."""
-    return name, name
+    paths = module_paths(name)
+    return paths[0], paths[-1]
 
 
 def _take_out_marks(model: ModelProto) -> dict[str, str]:

@@ -109,11 +109,28 @@ class Train(Section):
     penalty: Penalty
 
 
+class Method(Section):
+    """Which parts of the network are compared and removed (see `pipeline.method`)."""
+
+    mode: Literal["paper", "official"] = "paper"
+    unit: Literal["auto", "block", "depthwise"] = "auto"
+
+    @model_validator(mode="after")
+    def _official_knows_its_unit(self) -> "Method":
+        if self.mode == "official" and self.unit != "auto":
+            raise ValueError(
+                f"unit {self.unit!r} is for mode 'paper'; mode 'official' takes the unit from the "
+                "network's structure, so set unit: auto"
+            )
+        return self
+
+
 class Variant(Section):
     """A network and its training: the defaults with one variant's overrides merged in."""
 
     model: Model
     train: Train
+    method: Method = Field(default_factory=Method)
 
 
 class Score(Section):
@@ -127,7 +144,17 @@ class Score(Section):
 class Plan(Section):
     """Which blocks go, in which order, and how many."""
 
-    criterion: Literal["msw", "sliced", "block_influence", "random", "leave_one_out"]
+    criterion: Literal[
+        "auto",
+        "msw",
+        "sliced",
+        "block_influence",
+        "random",
+        "leave_one_out",
+        "msw_validation",
+        "deepest_first",
+        "zscore_percentile",
+    ]
     max_accuracy_drop_pct: float = Field(ge=0)
     bn_samples: int = Field(ge=2)
 
@@ -191,6 +218,7 @@ class Params(Section):
     prepare: Prepare
     model: Model
     train: Train
+    method: Method = Field(default_factory=Method)
     variants: dict[str, Variant] = Field(min_length=1)
     score: Score
     plan: Plan
@@ -247,13 +275,13 @@ def validate(raw: Any, path: Path) -> Params:
 
 
 def _with_merged_variants(raw: Any, path: Path) -> Any:
-    """Return `raw` with each variant completed by the default `model` and `train` sections."""
+    """Return `raw` with each variant completed by the default sections that it may override."""
     if not isinstance(raw, dict):
         raise ParamsError(f"{path} must hold keys and values, got {type(raw).__name__}")
     variants = raw.get("variants")
     if not isinstance(variants, dict):
         return raw
-    defaults = {key: raw[key] for key in ("model", "train") if key in raw}
+    defaults = {key: raw[key] for key in Variant.model_fields if key in raw}
     for name in variants:
         if not isinstance(name, str) or not name.replace("-", "_").isidentifier():
             raise ParamsError(

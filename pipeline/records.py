@@ -97,7 +97,7 @@ def _run(
 def _params(row: Mapping[str, Any], facts: Facts) -> dict[str, str]:
     """Return what a variant was made with, and the blocks that this level lacks."""
     train = facts["train"]
-    made = flat_params({"model": train["model"], "train": train["train"]})
+    made = flat_params({key: train[key] for key in ("model", "train", "method")})
     settled = {"device": train["device"], "precision": train["precision"]}  # what `auto` came to
     removed = ", ".join(row["removed"]) or "none"
     return made | settled | {"criterion": facts["plan"]["criterion"], "removed": removed}

@@ -12,23 +12,24 @@ from contextlib import contextmanager
 import torch
 from torch import Generator, Tensor, nn
 
+from models.units import Unit
 from pipeline.activations import Features, block_features
 from pipeline.estimators import Estimator
 
 
 @contextmanager
 def block_penalty(
-    model: nn.Module, names: Sequence[str], estimator: Estimator, generator: Generator
+    model: nn.Module, units: Sequence[Unit], estimator: Estimator, generator: Generator
 ) -> Iterator[Callable[[], Tensor]]:
     """Yield a function that gives R of the last forward pass, a scalar with its graph.
 
     Args:
         model: the network in training.
-        names: the removable blocks over which R is the mean.
+        units: the removable units over which R is the mean.
         estimator: made by one of `pipeline.estimators.ESTIMATORS`.
         generator: of the directions, seeded alike in all processes of a run.
     """
-    with block_features(model, names) as features:
+    with block_features(model, units) as features:
 
         def penalty() -> Tensor:
             groups = _by_rows(features)

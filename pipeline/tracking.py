@@ -84,8 +84,8 @@ def live_training(
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Stream a training to the experiment ``<name>-training`` while it goes on.
 
-    `params` are the variant's ``model`` and ``train`` sections; `key` names everything that
-    decides the result, so that only the same training is continued.
+    `params` are the variant's sections; `key` names everything that decides the result, so that
+    only the same training is continued.
 
     Yields a function that takes one epoch's entry, whose ``epoch`` is the step. An epoch that
     the run already has is skipped, so entries may be sent again. The run ends FINISHED, or

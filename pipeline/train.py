@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from models.errors import ArtifactError, ShoalError
+from models.units import Unit
 from pipeline.activations import measure_blocks
 from pipeline.artifacts import replace_file
 from pipeline.augment import augmentation, mixing
@@ -40,7 +41,7 @@ def train(
     model: nn.Module,
     data: Dataset,
     params: Train,
-    blocks: Sequence[str],
+    blocks: Sequence[Unit],
     *,
     device: torch.device,
     checkpoint: Path,
@@ -52,7 +53,7 @@ def train(
         model: a freshly created network.
         data: prepared images; train is learnt from, validation is only looked at.
         params: the `train` section, the penalty included.
-        blocks: removable blocks; the penalty is the mean over them.
+        blocks: removable units; the penalty is the mean over them.
         device: where to train.
         checkpoint: file of the resumable state; continued from where it exists.
         log: called with each entry, those of a resumed run's past included: learning rate,
@@ -96,7 +97,7 @@ class _Run:
     model: nn.Module
     data: Dataset
     params: Train
-    blocks: Sequence[str]
+    blocks: Sequence[Unit]
     device: torch.device
     dtype: torch.dtype  # of autocast; float32 is none
     optimizer: torch.optim.Optimizer

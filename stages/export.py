@@ -13,6 +13,7 @@ from pipeline.artifacts import artifacts_dir, metrics_path, replace_dir, write_j
 from pipeline.data import batches, subset
 from pipeline.engines import onnxruntime
 from pipeline.export import export_onnx
+from pipeline.method import select_units
 from pipeline.networks import load_trained
 from pipeline.onnx_graph import graph_size, load_onnx, read_boundaries
 from pipeline.params import load_params
@@ -24,14 +25,15 @@ SAMPLES = 64  # validation images on which PyTorch and ONNX are compared
 def main(variant: str) -> None:
     """Export the trained network and compare the file with it on real images."""
     params = load_params()
-    params.variant(variant)
+    method = params.variant(variant).method
     model, spec, data = load_trained(variant)
     sample = subset(data.validation, SAMPLES, seed=0)
     images, _ = next(batches(sample, SAMPLES, mean=data.mean, std=data.std, device="cpu"))
 
     target = artifacts_dir("export", variant)
     with replace_dir(target) as folder:
-        path = export_onnx(model, spec.example(), folder / "model.onnx")
+        units = select_units(method, model, spec.example()).units
+        path = export_onnx(model, spec.example(), folder / "model.onnx", blocks=units)
         with torch.inference_mode():
             expected = model(images).numpy()
         parity = verify.compare(expected, onnxruntime.runner(path)(images.numpy()))

@@ -9,19 +9,21 @@ from stages import run_variant_stage
 
 
 def main(variant: str) -> None:
-    """Order the blocks by the chosen criterion, measure every level, choose one."""
+    """Order the units by the chosen criterion, measure every level, choose one."""
     params = load_params()
     params.variant(variant)
-    scores = read_json(metrics_path("score", variant))["scores"][params.plan.criterion]
+    scored = read_json(metrics_path("score", variant))
+    automatic = params.plan.criterion == "auto"
+    criterion = scored["criterion"] if automatic else params.plan.criterion
     model, _, images = load_trained(variant)
     exported = read_json(metrics_path("export", variant))["blocks"]
-    order, left_out = in_graph(removal_order(scores), exported)
+    order, left_out = in_graph(removal_order(scored["scores"][criterion]), exported)
     for name, reason in left_out.items():
         print(f"{variant}: block {name} is left out: it {reason}")
     planned = plan(model, order, images, params.plan, pick_device())
     metrics = {
         "variant": variant,
-        "criterion": params.plan.criterion,
+        "criterion": criterion,
         "max_accuracy_drop_pct": params.plan.max_accuracy_drop_pct,
         "order": order,
         "left_out": left_out,

@@ -9,7 +9,6 @@ from importlib.metadata import version
 import torch
 
 from models import zoo
-from models.blocks import find_blocks
 from models.cost import count_parameters
 from models.weights import state_sha256
 from pipeline import data, tracking
@@ -25,6 +24,7 @@ from pipeline.artifacts import (
     write_json,
 )
 from pipeline.devices import pick_device, pick_precision
+from pipeline.method import select_units
 from pipeline.networks import create_network
 from pipeline.params import load_params
 from pipeline.train import EpochLog, train
@@ -40,7 +40,7 @@ def main(variant: str) -> None:
     images = data.load(artifacts_dir("prepare"))
     torch.manual_seed(settings.train.seed)
     model, spec, images = create_network(settings.model, images)
-    blocks = [block.name for block in find_blocks(model, spec.example()) if block.removable]
+    units = select_units(settings.method, model, spec.example()).removable
 
     configuration = settings.model_dump(by_alias=True)
     images_digest = read_json(metrics_path("prepare"))["sha256"]
@@ -62,7 +62,7 @@ def main(variant: str) -> None:
             stream(entry)
 
         history = train(
-            model, images, settings.train, blocks, device=device, checkpoint=checkpoint, log=log
+            model, images, settings.train, units, device=device, checkpoint=checkpoint, log=log
         )
         with replace_dir(artifacts_dir("train", variant)) as folder:
             zoo.save(folder, spec, model)

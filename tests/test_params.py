@@ -1,5 +1,6 @@
 """params.yaml: defaults, overrides of a variant, and one clear message per mistake."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import get_args
 
@@ -9,6 +10,7 @@ import yaml
 from models.errors import ParamsError
 from pipeline import params
 from pipeline.estimators import ESTIMATORS
+from pipeline.method import ORDERS
 from pipeline.optimizers import OPTIMIZERS, SCHEDULES
 from pipeline.params import load_params
 from pipeline.prepare import FITS, SOURCES
@@ -35,7 +37,9 @@ def test_the_shipped_file_is_valid_and_has_every_key_of_the_tests() -> None:
 @pytest.mark.parametrize(
     ("section", "key", "choices"),
     [
-        (params.Plan, "criterion", CRITERIA),
+        (params.Plan, "criterion", {"auto", *CRITERIA}),
+        (params.Method, "mode", ORDERS),
+        (params.Method, "unit", {"auto", *ORDERS["paper"]}),
         (params.Penalty, "estimator", ESTIMATORS),
         (params.Train, "optimizer", OPTIMIZERS),
         (params.Train, "schedule", SCHEDULES),
@@ -44,7 +48,7 @@ def test_the_shipped_file_is_valid_and_has_every_key_of_the_tests() -> None:
     ],
 )
 def test_the_values_a_key_allows_are_those_that_are_implemented(
-    section: type[params.Section], key: str, choices: dict
+    section: type[params.Section], key: str, choices: Collection[str]
 ) -> None:
     assert set(get_args(section.model_fields[key].annotation)) == set(choices)
 
@@ -56,6 +60,14 @@ def test_a_variant_overrides_what_it_names_and_inherits_the_rest() -> None:
     assert lacoot.train.penalty.weight == 3
     assert lacoot.train.penalty.projections == dense.train.penalty.projections == 50
     assert lacoot.model == dense.model
+
+
+def test_a_variant_has_a_method_of_its_own(tmp_path: Path) -> None:
+    assert load_params(FIXED).variant("lacoot").method.mode == "paper"
+    own = "lambda: 3.0}}\n    method: {mode: official}"
+    loaded = load_params(edited(tmp_path, "lambda: 3.0}}", own))
+    assert loaded.variant("lacoot").method == params.Method(mode="official", unit="auto")
+    assert loaded.variant("dense").method == params.Method(mode="paper", unit="auto")
 
 
 def test_the_penalty_keeps_its_name_in_files() -> None:
@@ -76,7 +88,14 @@ def test_the_penalty_keeps_its_name_in_files() -> None:
         ("learning_rate: 0.05", "learning_rate: fast", "train.learning_rate = 'fast'"),
         ("weight_decay: 1.0e-4", "weight_decay: 1e-4", "needs a dot: 1.0e-4"),
         ("image_size: 32", "image_size: big", "prepare.image_size = 'big'"),
-        ("criterion: msw", "criterion: mws", "'msw', 'sliced'"),
+        ("criterion: auto", "criterion: mws", "'msw', 'sliced'"),
+        ("mode: paper", "mode: offical", "method.mode = 'offical'"),
+        (
+            "lambda: 3.0}}",
+            "lambda: 3.0}}\n    method: {mode: official, unit: depthwise}",
+            "variants.lacoot.method: unit 'depthwise' is for mode 'paper'; mode 'official' takes",
+        ),
+        ("  mode: paper", "  mode: official\n  units: block", "unknown key method.units; did you"),
         ("source: fashion_mnist", "source: image_folder", "needs `path`"),
         ("max: 128}", "max: 16}", "min <= opt <= max, got 1, 32, 16"),
         ("min: 1,", "min: 2,", "batch_sizes = [1, 64] is not within build.batch, 2 to 128"),

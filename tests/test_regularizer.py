@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.blocks import find_blocks
+from models.units import Unit, block_units
 from models.zoo import create
 from pipeline.activations import block_features
 from pipeline.distances import max_sliced_wasserstein
@@ -12,24 +12,24 @@ from pipeline.projections import directions
 from pipeline.regularizer import block_penalty
 
 
-def network() -> tuple[torch.nn.Module, list[str]]:
+def network() -> tuple[torch.nn.Module, list[Unit]]:
     torch.manual_seed(0)
     model = create("resnet18_cifar", 10, in_chans=1, width=8)
     example = torch.zeros(2, 1, 32, 32)
-    return model, [b.name for b in find_blocks(model, example) if b.removable]
+    return model, [unit for unit in block_units(model, example) if unit.removable]
 
 
 def test_value_is_the_mean_distance_over_the_blocks() -> None:
-    model, names = network()
+    model, units = network()
     x = torch.randn(13, 1, 32, 32)  # any batch size, a last partial batch included
     generator = torch.Generator().manual_seed(7)
-    with block_penalty(model.eval(), names, ESTIMATORS["random"](20), generator) as penalty:
+    with block_penalty(model.eval(), units, ESTIMATORS["random"](20), generator) as penalty:
         model(x)
         value = penalty().item()
     generator = torch.Generator().manual_seed(7)
     shared: dict[int, torch.Tensor] = {}
     expected = []
-    with block_features(model, names) as features:
+    with block_features(model, units) as features:
         model(x)
         for a, b in features.values():
             d = a[0].numel()
@@ -40,12 +40,12 @@ def test_value_is_the_mean_distance_over_the_blocks() -> None:
 
 
 def test_directions_are_fresh_at_every_step_and_follow_the_seed() -> None:
-    model, names = network()
+    model, units = network()
     x = torch.randn(8, 1, 32, 32)
 
     def two_steps(seed: int) -> list[float]:
         generator = torch.Generator().manual_seed(seed)
-        with block_penalty(model.eval(), names, ESTIMATORS["random"](5), generator) as penalty:
+        with block_penalty(model.eval(), units, ESTIMATORS["random"](5), generator) as penalty:
             values = []
             for _ in range(2):
                 model(x)
@@ -59,12 +59,12 @@ def test_directions_are_fresh_at_every_step_and_follow_the_seed() -> None:
 
 
 def test_descent_on_the_penalty_brings_input_and_output_together() -> None:
-    model, names = network()
+    model, units = network()
     x = torch.randn(32, 1, 32, 32)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     generator = torch.Generator().manual_seed(0)
     values = []
-    with block_penalty(model.train(), names, ESTIMATORS["random"](50), generator) as penalty:
+    with block_penalty(model.train(), units, ESTIMATORS["random"](50), generator) as penalty:
         for _ in range(80):
             model(x)
             loss = penalty()

@@ -2,16 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import percentileofscore
 
-from models.blocks import find_blocks
 from models.surgery import bypass
+from models.units import block_units
 from models.zoo import create
-from pipeline.activations import BlockStatistics
-from pipeline.data import Dataset, batches, load
+from pipeline.activations import BlockStatistics, measure_blocks
+from pipeline.data import Dataset, batches, load, subset
 from pipeline.evaluate import accuracy_pct
 from pipeline.params import Score
+from pipeline.plan import removal_order
 from pipeline.score import CRITERIA, Evidence, score
 
 CPU = torch.device("cpu")
@@ -25,10 +28,10 @@ def scored(prepared: Path) -> tuple[torch.nn.Module, list[str], Dataset, dict]:
     with torch.no_grad():  # a block after a ReLU whose branch adds nothing is the identity
         model.get_submodule("layer3.1.bn2").weight.zero_()
         model.get_submodule("layer3.1.bn2").bias.zero_()
-    found = find_blocks(model, torch.zeros(2, 1, 32, 32))
-    names = [block.name for block in found if block.removable]
+    found = block_units(model, torch.zeros(2, 1, 32, 32))
+    units = [unit for unit in found if unit.removable]
     params = Score(samples=200, projections=20)
-    return model, names, data, score(model, names, data, params, CPU)
+    return model, [u.name for u in units], data, score(model, units, data, params, CPU)
 
 
 def test_every_criterion_scores_every_block(scored: tuple) -> None:
@@ -39,7 +42,7 @@ def test_every_criterion_scores_every_block(scored: tuple) -> None:
     assert list(result["guards"]) == names
 
 
-@pytest.mark.parametrize("criterion", ["msw", "sliced", "block_influence"])
+@pytest.mark.parametrize("criterion", ["msw", "sliced", "block_influence", "msw_validation"])
 def test_an_identity_block_scores_lowest(scored: tuple, criterion: str) -> None:
     values = scored[3]["scores"][criterion]
     assert min(values, key=values.get) == "layer3.1"
@@ -61,5 +64,57 @@ def test_leave_one_out_is_the_accuracy_lost(scored: tuple) -> None:
 
 def test_random_scores_follow_the_seed() -> None:
     statistics = {name: BlockStatistics(0.0, 0.0, 0.0, 1.0) for name in "abc"}
-    first, again, other = (CRITERIA["random"](Evidence(statistics, {}, s)) for s in (1, 1, 2))
+    evidence = (Evidence(statistics, statistics, {}, seed) for seed in (1, 1, 2))
+    first, again, other = (CRITERIA["random"](e) for e in evidence)
     assert first == again != other
+
+
+def test_the_deepest_goes_first() -> None:
+    """The order of the network decides, not that of the names."""
+    values = CRITERIA["deepest_first"](at_distances({"b": 1.0, "a": 2.0, "c": 0.0}))
+    assert removal_order(values) == ["c", "a", "b"]
+
+
+def test_the_distance_on_validation_images_looks_at_no_other(scored: tuple) -> None:
+    model, names, data, result = scored
+    units = [u for u in block_units(model, torch.zeros(2, 1, 32, 32)) if u.name == names[1]]
+    sample = subset(data.validation, 200, seed=0)
+    loader = batches(sample, 64, mean=data.mean, std=data.std, device=CPU)
+    images = (x for x, _ in loader)
+    direct = measure_blocks(model, units, images, n_projections=20, seed=0)[names[1]].msw
+    assert result["scores"]["msw_validation"][names[1]] == pytest.approx(direct, rel=1e-4)
+    assert result["scores"]["msw"][names[1]] != pytest.approx(direct, rel=1e-4)
+
+
+def at_distances(distances: dict[str, float]) -> Evidence:
+    """Evidence of these distances on validation images and none on training images."""
+    validation = {name: BlockStatistics(d, 0.0, 0.0, 1.0) for name, d in distances.items()}
+    training = {name: BlockStatistics(0.0, 0.0, 0.0, 1.0) for name in distances}
+    return Evidence(training, validation, {}, 0)
+
+
+@pytest.mark.parametrize(
+    "distances",
+    [[0.01, 0.9, 1.0, 1.1, 1.2], [0.3, 0.1, 0.3, 0.2], [2.0, 2.0, 5.0, 2.0], [7.0]],
+)
+def test_the_authors_score_agrees_with_scipy(distances: list[float]) -> None:
+    values = CRITERIA["zscore_percentile"](
+        at_distances(dict(zip("abcde", distances, strict=False)))
+    )
+    z = np.abs(np.array(distances) - np.mean(distances)) / (np.std(distances) or 1)
+    expected = [
+        zi + percentileofscore(distances, d) / 100 for zi, d in zip(z, distances, strict=True)
+    ]
+    np.testing.assert_allclose(list(values.values()), expected)
+
+
+def test_the_authors_score_keeps_what_is_closest_to_the_identity() -> None:
+    """The defect for which the criterion is no default (METHOD: an outlier has a large |z|)."""
+    evidence = at_distances({"near": 0.01, "b": 0.9, "c": 1.0, "d": 1.1, "far": 1.2})
+    assert removal_order(CRITERIA["msw_validation"](evidence))[0] == "near"
+    assert removal_order(CRITERIA["zscore_percentile"](evidence))[-1] == "near"
+
+
+def test_a_network_without_removable_units_has_no_scores() -> None:
+    evidence = Evidence({}, {}, {}, 0)
+    assert all(criterion(evidence) == {} for criterion in CRITERIA.values())

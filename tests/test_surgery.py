@@ -6,7 +6,7 @@ from torch import nn
 
 from models.cost import count_parameters
 from models.errors import BlockError
-from models.surgery import bypass
+from models.surgery import bypass, joint_name, module_paths
 from models.zoo import create
 
 
@@ -51,3 +51,27 @@ GOLDEN_PARAMETERS = {  # METHOD §1: the authors' CIFAR ResNet-18 at width 64, i
 def test_golden_parameters_of_the_full_width_resnet(removed: tuple, millions: float) -> None:
     shallow = bypass(create("resnet18_cifar", 10), removed)
     assert count_parameters(shallow) / 1e6 == pytest.approx(millions, abs=5e-4)
+
+
+def test_a_name_may_stand_for_siblings_that_go_together() -> None:
+    torch.manual_seed(0)
+    model = create("resnet18_cifar", 10, width=8).eval()
+    x = torch.randn(2, 3, 32, 32)
+    together = bypass(model, ["layer1.0.conv2+bn2"])
+    assert torch.equal(together(x), bypass(model, ["layer1.0.conv2", "layer1.0.bn2"])(x))
+    assert not torch.equal(together(x), model(x))
+    with pytest.raises(BlockError, match=r"no block 'layer1.0.conv2\+bn3' in the network"):
+        bypass(model, ["layer1.0.conv2+bn3"])
+
+
+@pytest.mark.parametrize(
+    ("name", "paths"),
+    [
+        ("a.b.conv+norm+act", ["a.b.conv", "a.b.norm", "a.b.act"]),
+        ("0+1", ["0", "1"]),
+        ("layer1.1", ["layer1.1"]),
+    ],
+)
+def test_a_joint_name_and_its_paths(name: str, paths: list[str]) -> None:
+    assert module_paths(name) == paths
+    assert joint_name(paths) == name

@@ -63,6 +63,7 @@ def write_variant(variant: str, p50: float = 20.0) -> None:
                 "precision": "auto",
                 "penalty": {"lambda": lambda_, "estimator": "random", "projections": 50},
             },
+            "method": {"mode": "paper", "unit": "auto"},
             "device": "cpu",
             "precision": "bfloat16",
             "seconds": 12.5,
@@ -193,6 +194,7 @@ def test_a_run_holds_settings_measurements_and_reasons(project: Path) -> None:
     assert run.data.params["lambda"] == "5.0"
     assert run.data.params["precision"] == "bfloat16"
     assert run.data.params["criterion"] == "msw"
+    assert run.data.params["method.mode"] == "paper"
     assert run.data.metrics["removed_blocks"] == 1
     assert run.data.metrics["chosen"] == 1
     assert run.data.metrics["val_accuracy_bn_pct"] == 90.25

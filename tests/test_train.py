@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.blocks import find_blocks
 from models.errors import ArtifactError, ShoalError
+from models.units import Unit, block_units
 from models.zoo import create
 from pipeline.data import Dataset, batches, load
 from pipeline.devices import pick_device, pick_precision
@@ -44,11 +44,11 @@ def settings(**changes: object) -> Train:
     return Train.model_validate(values | changes)
 
 
-def fresh() -> tuple[nn.Module, list[str]]:
+def fresh() -> tuple[nn.Module, list[Unit]]:
     torch.manual_seed(0)
     model = create("resnet18_cifar", 10, in_chans=1, width=8)
-    found = find_blocks(model, torch.zeros(2, 1, 32, 32))
-    return model, [block.name for block in found if block.removable]
+    found = block_units(model, torch.zeros(2, 1, 32, 32))
+    return model, [unit for unit in found if unit.removable]
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_it_learns_and_reports_every_epoch(data: Dataset, tmp_path: Path) -> Non
     assert history[-1]["task_loss"] < history[0]["task_loss"]
     assert history[-1]["val_accuracy_pct"] > 30  # ten classes: chance is 10
     assert all(entry["penalty"] == 0 for entry in history)
-    assert set(history[0]["distances"]) == set(fresh()[1])
+    assert set(history[0]["distances"]) == {unit.name for unit in fresh()[1]}
     assert all(entry["images_per_s"] > 0 for entry in history)
 
 
