@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from models.errors import WeightsError
-from models.weights import State, Weights, file_sha256, read_weights
+from models.hashing import file_sha256
+from models.weights import State, Weights, read_weights
 
 HUB_TIME_LIMIT_S = 5
 # What timm and the hub's client raise for weights that cannot be had.

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from models.errors import WeightsError
+from models.hashing import file_sha256
 
 State = dict[str, Tensor]
 SHOWN = 3  # names listed of each kind of mismatch
@@ -94,12 +95,6 @@ def _reason(error: Exception) -> str:
         text = text.rpartition(advice)[2]
     text = re.split(r" Please | Check the documentation", text)[0].rstrip(". ")
     return text or type(error).__name__
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def state_sha256(model: nn.Module) -> str:

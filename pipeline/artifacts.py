@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import ArtifactError
+from models.hashing import file_sha256
 
 OBSERVERS = {"pipeline.tracking", "pipeline.runs", "pipeline.store"}  # no result depends on them
 
@@ -78,12 +79,6 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(f"{path} is missing; `dvc repro` makes it") from e
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
         raise ArtifactError(f"{path} is not valid JSON ({e}); delete it and run `dvc repro`") from e
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def digest(value: Any) -> str:

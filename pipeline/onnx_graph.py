@@ -167,12 +167,13 @@ def _gemm_macs(node: NodeProto, inputs: list[Shape], output: Shape) -> int:
 def _einsum_macs(node: NodeProto, inputs: list[Shape], output: Shape) -> int:
     equation = next(a.s.decode() for a in node.attribute if a.name == "equation")
     operands = equation.replace(" ", "").partition("->")[0].split(",")
-    if len(inputs) != 2 or "." in equation:
-        return 0  # several products in an order of the engine's choice, or dimensions without names
+    ranks = [len(labels) for labels in operands]
+    if len(inputs) != 2 or "." in equation or ranks != [len(shape) for shape in inputs]:
+        return 0  # an order of the engine's choice, dimensions without names, or unknown shapes
     sizes = {
         label: size
         for labels, shape in zip(operands, inputs, strict=True)
-        for label, size in zip(labels, shape, strict=False)
+        for label, size in zip(labels, shape, strict=True)
     }
     return math.prod(sizes.get(label, 0) for label in {*operands[0], *operands[1]})
 

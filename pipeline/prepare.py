@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from models.errors import DataError
-from pipeline.artifacts import file_sha256, write_json
+from models.hashing import file_sha256
+from pipeline.artifacts import write_json
 from pipeline.fashion_mnist import fashion_mnist
 from pipeline.image_folder import image_folder
 from pipeline.layouts.aircraft import aircraft

@@ -8,11 +8,11 @@ from typing import Any
 import yaml
 
 from models.errors import ArtifactError
+from models.hashing import file_sha256
 from pipeline.artifacts import (
     REPORTS,
     artifacts_dir,
     digest,
-    file_sha256,
     metrics_path,
     read_json,
 )

@@ -14,7 +14,10 @@ from PIL import Image
 from stage_process import run_stage
 
 # The shapes in signatures are checked while the tests run; before the modules are imported.
-SHAPED = ("activations", "augment", "data", "distances", "evaluate", "regularizer", "verify")
+SHAPED = (
+    *("activations", "ascent", "augment", "coupling", "data", "distances", "distributed"),
+    *("estimators", "evaluate", "layout", "projections", "regularizer", "verify"),
+)
 install_import_hook([f"pipeline.{name}" for name in SHAPED], "beartype.beartype")
 
 from pipeline.fashion_mnist import DOWNLOADS, fetch  # noqa: E402

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from models.errors import DataError
-from pipeline.artifacts import file_sha256
+from models.hashing import file_sha256
 from pipeline.fashion_mnist import read_files
 from pipeline.params import Prepare
 from pipeline.prepare import FITS, prepare

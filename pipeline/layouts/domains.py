@@ -5,11 +5,11 @@ and test are shares of every class in every domain. A copy of VLCS that has trai
 test/ inside each domain keeps that split.
 """
 
-import hashlib
 from collections import defaultdict
 from pathlib import Path
 
 from models.errors import DataError
+from models.hashing import file_sha256
 from pipeline.image_files import (
     ImagesOfClass,
     LabelledFiles,
@@ -108,19 +108,15 @@ def _without_copies(
     for other in others:
         for path, _ in splits[other]:
             by_size[path.stat().st_size].append(path)
-    hashes: dict[int, set[bytes]] = {}
+    hashes: dict[int, set[str]] = {}
 
     def is_copy(path: Path) -> bool:
         size = path.stat().st_size
         if size not in hashes:
-            hashes[size] = {_sha256(other) for other in by_size[size]}
-        return bool(hashes[size]) and _sha256(path) in hashes[size]
+            hashes[size] = {file_sha256(other) for other in by_size[size]}
+        return bool(hashes[size]) and file_sha256(path) in hashes[size]
 
     kept = [(path, label) for path, label in splits[split] if not is_copy(path)]
     if copies := len(splits[split]) - len(kept):
         print(f"{split}: not used, copies of images in {' or '.join(others)}: {copies} images")
     return kept
-
-
-def _sha256(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()
