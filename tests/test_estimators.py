@@ -112,11 +112,61 @@ def test_a_shift_is_measured_whole_and_returned_in_the_unit_of_random(name: str)
     assert sum(draws) / len(draws) == pytest.approx(expected, rel=0.05)
 
 
-def test_a_linear_map_of_white_noise_is_measured_by_its_largest_singular_deviation() -> None:
-    """N(0, I) against N(0, WWᵀ): max |σ_i(W) − 1| (section 4.3 of the paper)."""
-    x, y = sample(0, 40_000, 3), sample(1, 40_000, 3) * torch.tensor([2.5, 1.0, 0.2])
-    theta = ascend(x, y, memory_order(x), generator=seeded())
-    assert naive(x, y, theta[0]).item() == pytest.approx(1.5, rel=0.02)
+def largest(x: Tensor, y: Tensor) -> float:
+    """Return W_2 along the best direction of an ascent."""
+    theta = ascend(x, y, memory_order(x), starts=16, generator=seeded())
+    return naive(x, y, theta[0]).item()
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_gaussians_reach_the_maximum_of_their_closed_form(scale: float) -> None:
+    """Maximise (θᵀΔm)² + (√θᵀΣ₁θ − √θᵀΣ₂θ)²; with Σ₂ = a²Σ₁ and equal means |1 − a|√λ_max."""
+    root1 = torch.tensor([[2.0, 0.0, 0.0], [0.5, 1.0, 0.0], [0.0, 0.3, 0.5]])
+    white, delta = sample(0, 30_000, 3), torch.tensor([0.3, -0.2, 0.1])
+    x, y = sample(1, 30_000, 3) @ root1.t(), scale * white @ root1.t()
+    spread = torch.linalg.matrix_norm(root1, 2).item()
+    assert largest(x, y) == pytest.approx(abs(1 - scale) * spread, rel=0.03, abs=0.05)
+    thetas = torch.nn.functional.normalize(sample(2, 200_000, 3), dim=1)
+    deviation = (thetas @ root1).norm(dim=1)
+    closed = (thetas @ delta).square() + (deviation * (1 - scale)).square()
+    expected = closed.max().sqrt().item()
+    assert largest(x, y + delta) == pytest.approx(expected, rel=0.03, abs=0.05)
+
+
+def test_a_linear_block_on_white_noise_is_measured_by_its_singular_values() -> None:
+    """R = max |σ_i(W) − 1|, zero for a rotation; so ‖W‖₂ ≤ 1 + R (section 4.3 of the paper)."""
+    x = sample(0, 40_000, 3)
+    q, _ = torch.linalg.qr(sample(1, 3, 3))
+    assert largest(x, x @ q.t()) < 0.03
+    w = q @ torch.diag(torch.tensor([2.5, 1.0, 0.2]))
+    distance = largest(x, x @ w.t())
+    assert distance == pytest.approx(1.5, rel=0.02)
+    assert torch.linalg.matrix_norm(w, 2).item() <= (1 + distance) * 1.02
+
+
+@settings(max_examples=25)
+@given(SEEDS, SIZES, SIZES)
+def test_the_distances_along_a_chain_of_blocks_bound_that_of_its_ends(
+    seed: int, n: int, d: int
+) -> None:
+    """Σ_k MSW(z_{k−1}, z_k) ≥ MSW(z_0, z_K); the ascent may miss a little of a maximum."""
+    z = [sample(seed + i, n, d) * (1 + i) for i in range(4)]
+    steps = sum(largest(z[i], z[i + 1]) for i in range(3))
+    assert largest(z[0], z[3]) <= steps * (1 + 1e-2)
+
+
+@settings(max_examples=25)
+@given(SEEDS, SIZES)
+def test_the_gradient_is_of_rank_one_and_along_the_direction(seed: int, n: int) -> None:
+    x, y = sample(seed, n, 48).requires_grad_(), 2 * sample(seed + 1, n, 48)
+    power = ESTIMATORS["power"](50)
+    power({"b": (x, y)}, seeded(seed))
+    theta = power.state_dict()["b"]
+    (gradient,) = torch.autograd.grad(power({"b": (x, y)}, seeded(seed)).sum(), [x])
+    length = random_gain(50) / math.sqrt(48) / math.sqrt(n)  # n^(-1/2) of the distance itself
+    assert gradient.norm().item() == pytest.approx(length, rel=1e-3)
+    across = gradient - (gradient @ theta)[:, None] * theta
+    assert across.norm().item() < 1e-5 * length
 
 
 @pytest.mark.parametrize("name", sorted(ESTIMATORS))
