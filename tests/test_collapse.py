@@ -51,10 +51,7 @@ def assert_same_network(path: Path, model: nn.Module, images: Tensor) -> None:
         ("convnext_tiny", 64),
         ("mambaout_femto", 64),
         ("eva02_tiny_patch14_224", 224),  # positions shared by all blocks
-        (
-            "gcvit_xxtiny",
-            224,
-        ),  # a query that depends on the images, shared by the blocks of a stage
+        ("gcvit_xxtiny", 224),  # blocks of a stage share a query that depends on the images
         ("hiera_tiny_224", 224),  # attention in five dimensions
         ("hrnet_w18_small", 64),  # branches side by side
         ("xcit_nano_12_p8_224", 224),
@@ -66,13 +63,13 @@ def test_two_blocks_of_any_architecture(name: str, size: int, tmp_path: Path) ->
     images = torch.randn(3, 3, size, size)
     source = export_onnx(model, images[:1], tmp_path / "model.onnx")
     blocks = [b.name for b in find_blocks(model, images) if b.removable]
-    remove = [blocks[0], blocks[-1]]
+    # Not the last block of gcvit: PyTorch would still compute the query that it alone reads.
+    remove = [blocks[0], blocks[len(blocks) // 2]]
     report = collapse_onnx(source, tmp_path / "shallow.onnx", remove)
     shallow = bypass(model, remove)
     assert_same_network(tmp_path / "shallow.onnx", shallow, images)
     assert report.before.macs == count_macs(model, images)
-    # PyTorch still computes what only the removed blocks would have read; the graph does not.
-    assert report.after.macs <= count_macs(shallow, images)
+    assert report.after.macs == count_macs(shallow, images)
     assert report.after.nodes < report.before.nodes
     assert report.after.parameters < report.before.parameters
 
