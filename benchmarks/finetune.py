@@ -23,8 +23,8 @@ import timm
 import torch
 from torch import nn
 
-from models.blocks import find_blocks
 from models.surgery import bypass
+from models.units import block_units
 from pipeline.artifacts import replace_file
 from pipeline.data import Dataset, Split, batches, load, subset
 from pipeline.devices import pick_device, pick_precision
@@ -87,7 +87,7 @@ def fine_tune(weight: float, images: Dataset) -> dict[str, Any]:
     )
     torch.manual_seed(params.seed)
     model, spec, images = create_network(NETWORK, images)
-    blocks = [block.name for block in find_blocks(model, spec.example()) if block.removable]
+    units = [unit for unit in block_units(model, spec.example()) if unit.removable]
 
     def log(entry: EpochLog) -> None:
         print(
@@ -100,9 +100,7 @@ def fine_tune(weight: float, images: Dataset) -> dict[str, Any]:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "state.pt"
-        history = train(
-            model, images, params, blocks, device=device, checkpoint=checkpoint, log=log
-        )
+        history = train(model, images, params, units, device=device, checkpoint=checkpoint, log=log)
     seconds = time.perf_counter() - started
     order = removal_order(history[-1]["distances"])
     levels = [

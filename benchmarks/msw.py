@@ -156,7 +156,7 @@ def training_step() -> tuple[Callable[[Estimator | None], None], dict[str, Estim
     torch.manual_seed(0)
     model = zoo.create("resnet18_cifar", 10, in_chans=3)
     units = [u for u in block_units(model, torch.zeros(2, 3, 32, 32)) if u.removable]
-    model.to(device=device, memory_format=torch.channels_last).train()
+    model.to(device).to(memory_format=torch.channels_last).train()
     images = torch.randn(ROWS, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(10, (ROWS,), device=device)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
@@ -172,7 +172,7 @@ def training_step() -> tuple[Callable[[Estimator | None], None], dict[str, Estim
             if penalty:
                 loss = loss + 3 * penalty()
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
 
     estimators = {name: ESTIMATORS[name](PROJECTIONS) for name in ("random", "power")}

@@ -135,7 +135,7 @@ def _smallest_size(name: str) -> tuple[nn.Module, int, list[Block]]:
 def _least_and_native_size(name: str) -> tuple[int, int]:
     import timm
 
-    published = timm.get_pretrained_cfg(name)
+    published: Any = timm.get_pretrained_cfg(name)
     native: int = published.input_size[-1]
     least: int = published.min_input_size[-1] if published.min_input_size else min(SIZES[0], native)
     return least, native
