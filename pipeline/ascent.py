@@ -14,7 +14,12 @@ from torch import Generator, Tensor
 
 from pipeline.coupling import residuals
 from pipeline.distances import transport_costs
-from pipeline.distributed import gather_columns, own_columns, sum_over_processes
+from pipeline.distributed import (
+    gather_columns,
+    global_count,
+    own_columns,
+    sum_over_processes,
+)
 from pipeline.layout import Order
 from pipeline.projections import project, pull_back
 
@@ -95,13 +100,13 @@ def _starts(
     x: Tensor, y: Tensor, order: Order, starts: int, generator: Generator | None
 ) -> Float[Tensor, "starts d"]:
     """Return unit directions in the span of the rows; any unit vector where the span is {0}."""
-    n = len(x)
+    n = global_count(len(x), x.device)
     source = generator.device if generator is not None else x.device
     weights = torch.randn(starts - 1, 2 * n, generator=generator, device=source).to(x.device)
     weights -= weights.mean(dim=1, keepdim=True)
     means = torch.tensor([1 / n, -1 / n], device=x.device).repeat_interleave(n)
     weights = torch.cat([means[None], weights])
-    to_x, to_y = torch.split(weights, n, dim=1)
+    to_x, to_y = (own_columns(part, len(x)) for part in torch.split(weights, n, dim=1))
     thetas = sum_over_processes(pull_back(to_x, x, order) + pull_back(to_y, y, order))
     length = thetas.norm(dim=1, keepdim=True)
     anything = torch.full_like(thetas, thetas.shape[1] ** -0.5)

@@ -5,7 +5,7 @@ theorem): of rank one per block. A tensor that leaves one block and enters the n
 two such terms, written once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,39 +17,56 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.distributed import gather_columns, own_columns, world_size
 from pipeline.layout import Order, from_rows, memory_order
-from pipeline.projections import project
+from pipeline.projections import low_rank, project
 
 Pairs = Mapping[str, tuple[Tensor, Tensor]]  # block → (input, output), each (n, ...)
-Thetas = Mapping[str, Float[Tensor, "1 d"]]  # block → direction, its coordinates as in `layouts`
+Thetas = Sequence[Float[Tensor, "1 _"]]  # a direction per block, its coordinates as in `Feature`
 Projected = Float[Tensor, "blocks 2 n"]  # inputs and outputs along each block's direction
 
 
-def distinct(pairs: Pairs) -> list[Tensor]:
-    """Return every tensor once, also that which leaves one block and enters the next."""
-    return list({id(t): t for pair in pairs.values() for t in pair}.values())
+@dataclass(frozen=True)
+class Feature:
+    """A tensor that enters or leaves blocks, once however many of them share it."""
+
+    x: Float[Tensor, "n ..."]
+    order: Order  # of its coordinates; one per feature shape
+    places: list[tuple[int, int]]  # (number of the block, 0 where it enters | 1 where it leaves)
 
 
-def layouts(pairs: Pairs) -> dict[torch.Size, Order]:
-    """Return one order of coordinates per feature shape: that of its first tensor in memory."""
+def distinct(pairs: Pairs) -> list[Feature]:
+    """Return every tensor of the pairs once, with its coordinates as the first one has them."""
     orders: dict[torch.Size, Order] = {}
-    for x in distinct(pairs):
-        if x.shape[1:] not in orders:
-            orders[x.shape[1:]] = memory_order(x)
-    return orders
+    found: dict[int, Feature] = {}
+    for number, pair in enumerate(pairs.values()):
+        for side, x in enumerate(pair):
+            if id(x) not in found:
+                order = orders.setdefault(x.shape[1:], memory_order(x))
+                found[id(x)] = Feature(x, order, [])
+            found[id(x)].places.append((number, side))
+    return list(found.values())
+
+
+def block_orders(features: Sequence[Feature]) -> list[Order]:
+    """Return the order of coordinates of every block."""
+    of_block = {number: f.order for f in features for number, _ in f.places}
+    return [of_block[number] for number in range(len(of_block))]
 
 
 @torch.no_grad()
-def projected(pairs: Pairs, thetas: Thetas) -> Projected:
+def projected(features: Sequence[Feature], thetas: Thetas) -> Projected:
     """Return the projections of the inputs and outputs of all processes; each tensor read once."""
-    orders = layouts(pairs)
-    found: dict[tuple[str, int], Tensor] = {}
-    for x in distinct(pairs):
-        names = _blocks_of(x, pairs)
-        own = torch.cat([thetas[name] for name in names])
-        values = gather_columns(project(x, own, orders[x.shape[1:]]))
-        found.update({(name, id(x)): row for name, row in zip(names, values, strict=True)})
-    rows = [found[name, id(t)] for name, pair in pairs.items() for t in pair]
-    return torch.stack(rows).reshape(len(pairs), 2, -1)
+    rows: dict[tuple[int, int], Tensor] = {}
+    for feature in features:
+        values = project(feature.x, _own(feature, thetas), feature.order)
+        rows.update(zip(feature.places, values.unbind(), strict=True))
+    return side_by_side(rows)
+
+
+def side_by_side(rows: Mapping[tuple[int, int], Float[Tensor, " n"]]) -> Projected:
+    """Return projections, given by place, of all processes."""
+    stacked = torch.stack([rows[place] for place in sorted(rows)])
+    gathered: Tensor = gather_columns(stacked)
+    return gathered.reshape(len(rows) // 2, 2, -1)
 
 
 def residuals(projections: Float[Tensor, "*s 2 n"]) -> Float[Tensor, "*s 2 n"]:
@@ -61,49 +78,43 @@ def residuals(projections: Float[Tensor, "*s 2 n"]) -> Float[Tensor, "*s 2 n"]:
 
 
 def distances_along(
-    pairs: Pairs, thetas: Thetas, projections: Projected
+    features: Sequence[Feature], thetas: Thetas, projections: Projected
 ) -> tuple[Float[Tensor, " blocks"], Projected]:
     """Return W_2 of each block along its direction, with a gradient, and the `residuals`.
 
     Args:
-        pairs: all of them with equally many rows.
+        features: what enters and leaves the blocks, all of it with equally many rows.
         thetas: unit directions.
         projections: what `projected` returns for them.
     """
-    orders, blocks = layouts(pairs), list(pairs)
     targets = [
-        _Target(
-            shape=tuple(x.shape),
-            dtype=x.dtype,
-            order=orders[x.shape[1:]],
-            parts=[(blocks.index(b), int(x is pairs[b][1])) for b in _blocks_of(x, pairs)],
-            thetas=torch.cat([thetas[b] for b in _blocks_of(x, pairs)]),
-        )
-        for x in distinct(pairs)
+        _Target(tuple(f.x.shape[1:]), f.x.dtype, f.order, f.places, _own(f, thetas))
+        for f in features
     ]
-    values, gaps = _Distances.apply(targets, projections, *distinct(pairs))
+    values, gaps = _Distances.apply(targets, projections, *(f.x for f in features))
     return values, gaps
 
 
-def _blocks_of(x: Tensor, pairs: Pairs) -> list[str]:
-    return [name for name, pair in pairs.items() if any(x is t for t in pair)]
+def _own(feature: Feature, thetas: Thetas) -> Float[Tensor, "k d"]:
+    """Return the directions of the blocks that share a tensor."""
+    own = [thetas[number] for number, _ in feature.places]
+    return own[0] if len(own) == 1 else torch.cat(own)
 
 
 @dataclass(frozen=True)
 class _Target:
-    """A tensor to which a gradient flows, without its values: (block, input 0 | output 1) parts."""
+    """A tensor to which a gradient flows, without its values."""
 
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of the features
     dtype: torch.dtype
     order: Order
-    parts: list[tuple[int, int]]
+    places: list[tuple[int, int]]
     thetas: Float[Tensor, "k d"]
 
     def gradient(self, weights: Float[Tensor, "blocks 2 n"]) -> Tensor:
-        """Return Σ weights·θᵀ over the parts, in the tensor's type and memory layout."""
-        own = torch.stack([weights[part] for part in self.parts], dim=1)  # (n, k)
-        rows = own.to(self.dtype) @ self.thetas.to(self.dtype)
-        return from_rows(rows, self.shape[1:], self.order)
+        """Return Σ weights·θᵀ over the places, in the tensor's type and memory layout."""
+        own = torch.stack([weights[place] for place in self.places], dim=1)  # (n, k)
+        return from_rows(low_rank(own, self.thetas, self.dtype), self.shape, self.order)
 
 
 class _Distances(Function):

@@ -32,6 +32,11 @@ def gather_columns(u: Float[Tensor, "... n"]) -> Float[Tensor, "... N"]:
     return torch.cat([part[..., :k] for part, k in zip(parts, counts, strict=True)], dim=-1)
 
 
+def global_count(n: int, device: torch.device) -> int:
+    """Return how many columns `gather_columns` returns where this process gives `n`."""
+    return n if world_size() == 1 else sum(_counts(n, device))
+
+
 def own_columns(gathered: Float[Tensor, "... N"], n: int) -> Float[Tensor, "... n"]:
     """Return the columns that this process, which has `n`, gave to `gather_columns`."""
     if world_size() == 1:

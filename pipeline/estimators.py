@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from pipeline.ascent import ascend, power_step
-from pipeline.coupling import Pairs, distances_along, distinct, layouts, projected
+from pipeline.coupling import Pairs, block_orders, distances_along, distinct, projected
 from pipeline.distances import sort, sorted_costs
 from pipeline.distributed import gather_columns
 from pipeline.layout import as_rows, from_rows
@@ -47,31 +47,32 @@ class Random:
 
     def __call__(self, pairs: Pairs, generator: Generator) -> Float[Tensor, " blocks"]:
         """See `Estimator`. Every tensor is projected once, however many blocks share it."""
-        orders = layouts(pairs)
+        features = distinct(pairs)
         sets: dict[int, Float[Tensor, "L d"]] = {}
-        tried: dict[int, Float[Tensor, "L n"]] = {}
-        for x in distinct(pairs):
-            d = x[0].numel()
+        tried: dict[tuple[int, int], Float[Tensor, "L n"]] = {}  # of all processes
+        in_order: dict[tuple[int, int], Float[Tensor, "L n"]] = {}
+        for feature in features:
+            x, d = feature.x, feature.x[0].numel()
             if d not in sets:
                 drawn = directions(d, self.n_projections, generator=generator, device=x.device)
                 sets[d] = drawn.t().to(x.dtype)
-            tried[id(x)] = gather_columns(try_directions(x, sets[d], orders[x.shape[1:]]))
-        in_order = {key: sort(values) for key, values in tried.items()}
-        best = {
-            name: sorted_costs(in_order[id(x)], in_order[id(y)]).argmax(dim=0, keepdim=True)
-            for name, (x, y) in pairs.items()
-        }
-        thetas = {
-            name: sets[x[0].numel()].index_select(0, best[name]) for name, (x, _) in pairs.items()
-        }
-        if any(x.dtype.itemsize < 4 for x in distinct(pairs)):
-            projections = projected(pairs, thetas)
+            values = gather_columns(try_directions(x, sets[d], feature.order))
+            tried.update(dict.fromkeys(feature.places, values))
+            in_order.update(dict.fromkeys(feature.places, sort(values)))
+        best = [
+            sorted_costs(in_order[block, 0], in_order[block, 1]).argmax(dim=0, keepdim=True)
+            for block in range(len(pairs))
+        ]
+        thetas = [
+            sets[x[0].numel()].index_select(0, index)
+            for (x, _), index in zip(pairs.values(), best, strict=True)
+        ]
+        if any(feature.x.dtype.itemsize < 4 for feature in features):
+            projections = projected(features, thetas)
         else:  # known already
-            rows = [
-                tried[id(t)].index_select(0, best[b]) for b, pair in pairs.items() for t in pair
-            ]
-            projections = torch.stack(rows).reshape(len(pairs), 2, -1)
-        return distances_along(pairs, thetas, projections)[0]
+            rows = [tried[b, side].index_select(0, best[b]) for b, side in sorted(tried)]
+            projections = torch.cat(rows).reshape(len(pairs), 2, -1)
+        return distances_along(features, thetas, projections)[0]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return nothing: every step starts afresh."""
@@ -90,19 +91,20 @@ class Power:
 
     def __call__(self, pairs: Pairs, generator: Generator) -> Float[Tensor, " blocks"]:
         """See `Estimator`. The first direction of a block is drawn from `generator`."""
-        orders = layouts(pairs)
-        thetas = {}
-        for name, (x, _) in pairs.items():
+        features = distinct(pairs)
+        orders = block_orders(features)
+        thetas = []
+        for (name, (x, _)), order in zip(pairs.items(), orders, strict=True):
             if name not in self.thetas:
                 drawn = directions(x[0].numel(), 1, generator=generator, device=x.device)
                 self.thetas[name] = drawn.reshape(x.shape[1:])
-            own = self.thetas[name].to(x.device)[None]
-            thetas[name] = as_rows(own, orders[x.shape[1:]])
-        distances, gaps = distances_along(pairs, thetas, projected(pairs, thetas))
-        for (name, (x, y)), own_gaps in zip(pairs.items(), gaps, strict=True):
-            order = orders[x.shape[1:]]
-            theta = power_step(thetas[name], x, y, own_gaps[None], order)
-            self.thetas[name] = from_rows(theta, tuple(x.shape[1:]), order)[0]
+            thetas.append(as_rows(self.thetas[name].to(x.device)[None], order))
+        distances, gaps = distances_along(features, thetas, projected(features, thetas))
+        for (name, (x, y)), theta, own_gaps, order in zip(
+            pairs.items(), thetas, gaps, orders, strict=True
+        ):
+            moved = power_step(theta, x, y, own_gaps[None], order)
+            self.thetas[name] = from_rows(moved, tuple(x.shape[1:]), order)[0]
         return distances * _gains(pairs, self.gain)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -122,12 +124,12 @@ class Ascent:
 
     def __call__(self, pairs: Pairs, generator: Generator) -> Float[Tensor, " blocks"]:
         """See `Estimator`."""
-        orders = layouts(pairs)
-        thetas = {
-            name: ascend(x, y, orders[x.shape[1:]], generator=generator)
-            for name, (x, y) in pairs.items()
-        }
-        distances, _ = distances_along(pairs, thetas, projected(pairs, thetas))
+        features = distinct(pairs)
+        thetas = [
+            ascend(x, y, order, generator=generator)
+            for (x, y), order in zip(pairs.values(), block_orders(features), strict=True)
+        ]
+        distances, _ = distances_along(features, thetas, projected(features, thetas))
         return distances * _gains(pairs, self.gain)
 
     def state_dict(self) -> dict[str, Tensor]:

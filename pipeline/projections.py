@@ -127,5 +127,13 @@ class _Projection(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         """Map (k, n) to x's shape, in x's type and memory layout."""
         (thetas,) = ctx.saved_tensors
-        weights, thetas = gradient.t().to(ctx.dtype), thetas.to(ctx.dtype)
-        return from_rows(weights @ thetas, ctx.shape, ctx.order), None, None, None
+        rows = low_rank(gradient.t(), thetas, ctx.dtype)
+        return from_rows(rows, ctx.shape, ctx.order), None, None, None
+
+
+def low_rank(
+    weights: Float[Tensor, "n k"], thetas: Float[Tensor, "k d"], dtype: torch.dtype
+) -> Float[Tensor, "n d"]:
+    """Return weights·Θ. For one direction an elementwise product is twice as fast on a CPU."""
+    weights, thetas = weights.to(dtype), thetas.to(dtype)
+    return weights * thetas if len(thetas) == 1 else weights @ thetas

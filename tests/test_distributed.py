@@ -45,7 +45,8 @@ def test_the_distance_and_its_gradients_are_those_of_the_global_batch(
             )
 
 
-def test_the_ascent_climbs_to_the_same_distance_from_starts_of_its_own(shared: list[dict]) -> None:
+def test_the_ascent_climbs_to_the_same_distance(shared: list[dict]) -> None:
+    # From the same starts; rounding lets climbs over a function with kinks end on other tops.
     whole = run("ascent", slice(0, 12))["penalty 0"]
     first, second = (computed["ascent"]["penalty 0"] for computed in shared)
     assert torch.equal(first, second)
