@@ -18,12 +18,12 @@ from models.cost import count_parameters
 from models.errors import ShoalError
 from models.surgery import bypass
 from models.zoo import create
-from pipeline import verify
 from pipeline.collapse import collapse_onnx
 from pipeline.engines import BACKENDS, onnxruntime
 from pipeline.evaluate import reestimate_batch_norm
 from pipeline.export import export_onnx
 from pipeline.params import Batch, Build
+from pipeline.parity import compare, require
 
 CLASSES = 10
 SIZES = (64, 96, 128, 160, 192, 224, 256)  # pixels tried below an architecture's own size
@@ -70,7 +70,7 @@ def _measure(row: Row, begin: Callable[[str], None], folder: Path) -> None:
     begin("bypass")
     shallow = bypass(model, removed).eval()
     whole, expected = _logits(model, images), _logits(shallow, images)
-    row["change"] = verify.compare(*_centred(whole, expected)).max_rel
+    row["change"] = compare(*_centred(whole, expected)).max_rel
     if row["change"] < 100 * TOLERANCE:
         raise ShoalError(f"the blocks change the logits by {row['change']:.1e} only")
 
@@ -81,10 +81,10 @@ def _measure(row: Row, begin: Callable[[str], None], folder: Path) -> None:
     row |= {"macs_before": report.before.macs, "macs_after": report.after.macs}
     begin("parity")
     found = onnxruntime.runner(folder / "shallow.onnx")(images.numpy())
-    parity, of_signal = verify.compare(expected, found), verify.compare(*_centred(expected, found))
+    parity, of_signal = compare(expected, found), compare(*_centred(expected, found))
     row |= {"parity": parity.max_rel, "parity_of_signal": of_signal.max_rel}
-    verify.require(parity, TOLERANCE, "PyTorch and the collapsed graph")
-    verify.require(of_signal, 10 * TOLERANCE, "PyTorch and the collapsed graph, mean taken off")
+    require(parity, TOLERANCE, "PyTorch and the collapsed graph")
+    require(of_signal, 10 * TOLERANCE, "PyTorch and the collapsed graph, mean taken off")
     begin("engine")
     BACKENDS["tensorrt_rtx"].build(folder / "shallow.onnx", folder / "engine", ENGINE)
     row["engine_bytes"] = (folder / "engine").stat().st_size

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from models.cost import count_macs, count_parameters
 from models.surgery import bypass
-from pipeline import verify
 from pipeline.artifacts import artifacts_dir, metrics_path, read_json, replace_dir, write_json
 from pipeline.collapse import collapse_onnx
 from pipeline.data import Dataset, Split, batches, subset
@@ -20,6 +19,7 @@ from pipeline.engines import onnxruntime
 from pipeline.evaluate import accuracy_pct
 from pipeline.networks import load_trained
 from pipeline.params import Collapse, load_params
+from pipeline.parity import compare, require
 from stages import run_variant_stage
 
 BATCH = 256
@@ -66,8 +66,8 @@ def collapse_level(
     images, _ = next(batches(sample, params.samples, mean=data.mean, std=data.std, device="cpu"))
     with torch.inference_mode():
         expected = torch.cat([shallow(part) for part in torch.split(images, BATCH)]).numpy()
-    parity = verify.compare(expected, run(images.numpy()))
-    verify.require(parity, params.tolerance, f"{target.name} without {', '.join(removed)}")
+    parity = compare(expected, run(images.numpy()))
+    require(parity, params.tolerance, f"{target.name} without {', '.join(removed)}")
 
     def accuracy(split: Split) -> float:
         def forward(x: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ import dataclasses
 
 import torch
 
-from pipeline import verify
 from pipeline.artifacts import artifacts_dir, metrics_path, replace_dir, write_json
 from pipeline.data import batches, subset
 from pipeline.engines import onnxruntime
@@ -17,6 +16,7 @@ from pipeline.method import select_units
 from pipeline.networks import load_trained
 from pipeline.onnx_graph import graph_size, load_onnx, read_boundaries
 from pipeline.params import load_params
+from pipeline.parity import compare, require
 from stages import run_variant_stage
 
 SAMPLES = 64  # validation images on which PyTorch and ONNX are compared
@@ -36,8 +36,8 @@ def main(variant: str) -> None:
         path = export_onnx(model, spec.example(), folder / "model.onnx", blocks=units)
         with torch.inference_mode():
             expected = model(images).numpy()
-        parity = verify.compare(expected, onnxruntime.runner(path)(images.numpy()))
-        verify.require(parity, params.export.tolerance, f"{variant}: PyTorch and its ONNX export")
+        parity = compare(expected, onnxruntime.runner(path)(images.numpy()))
+        require(parity, params.export.tolerance, f"{variant}: PyTorch and its ONNX export")
         exported = load_onnx(path)
     metrics = {
         "variant": variant,

@@ -20,7 +20,7 @@ from pipeline.collapse import collapse_onnx
 from pipeline.engines import onnxruntime
 from pipeline.export import export_onnx
 from pipeline.onnx_graph import Boundary, graph_size, load_onnx, read_boundaries, record_boundaries
-from pipeline.verify import compare
+from pipeline.parity import compare
 
 SCOPES_KEY = "pkg.torch.onnx.name_scopes"  # where the exporter writes a node's module path
 

@@ -14,7 +14,7 @@ from models.zoo import create
 from pipeline.collapse import collapse_onnx
 from pipeline.engines import onnxruntime
 from pipeline.export import export_onnx
-from pipeline.verify import compare
+from pipeline.parity import compare
 
 
 def names(units: list[Unit]) -> list[str]:
