@@ -194,6 +194,12 @@ class Build(Section):
     batch: Batch
 
 
+class Verify(Section):
+    """On how much the rungs of the parity ladder are compared."""
+
+    samples: int = Field(default=512, ge=1)
+
+
 class Benchmark(Section):
     """How engines are timed."""
 
@@ -225,6 +231,7 @@ class Params(Section):
     export: Export
     collapse: Collapse
     build: Build
+    verify: Verify = Field(default_factory=Verify)
     benchmark: Benchmark
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ mpl.use("Agg")
 
 COLORS = ["#1f5fa8", "#d1603d", "#3a8f5c", "#8059a8", "#b8912f", "#4aa3b5", "#b04a78", "#6b6b6b"]
 MARKERS = "osD^vPX*"
+LINES = {"fp32": "solid", "fp16": "dashed", "bf16": "dotted", "int8": "dashdot"}
 
 
 def accuracy_against_latency(rows: Sequence[Row], batch: int, path: Path) -> None:
@@ -42,18 +43,22 @@ def _latency_panel(axes: Axes, rows: Sequence[Row], backend: str, batch: int) ->
         label="Pareto front",
         zorder=1,
     )
-    for name, own, style in _by_variant(rows):
-        timed = [row for row in own if backend in row["latency_ms"]]
-        x = [row["latency_ms"][backend]["p50"] for row in timed]
-        y = [row["test_accuracy_pct"] for row in timed]
-        axes.plot(x, y, label=name, linewidth=0.8, **style)
-        _number(axes, x, y, timed)
+    timed = [row for row in rows if backend in row["latency_ms"]]
+    for name, own, style in _by_variant(timed):
+        for precision in dict.fromkeys(row["precision"] for row in own):
+            drawn = [row for row in own if row["precision"] == precision]
+            x = [row["latency_ms"][backend]["p50"] for row in drawn]
+            y = [row["test_accuracy_pct"] for row in drawn]
+            line = {"linewidth": 0.8, "linestyle": LINES[precision], **style}
+            axes.plot(x, y, label=f"{name}, {precision}", **line)
+            _number(axes, x, y, drawn)
     _finish(axes, f"p50 latency at batch {batch}, {backend} (ms)", "test accuracy (%)")
     axes.set_title("Accuracy against latency (numbers: blocks removed)")
 
 
 def accuracy_against_removed(rows: Sequence[Row], path: Path) -> None:
-    """Plot test accuracy against the number of removed blocks, one line per variant."""
+    """Plot test accuracy in float32 against the number of removed blocks, one line per variant."""
+    rows = [row for row in rows if row["precision"] == "fp32"]
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     axes = figure.subplots()
     for name, own, style in _by_variant(rows):

@@ -1,4 +1,4 @@
-"""What MLflow is told: one run per variant and level, read from the metrics files."""
+"""What MLflow is told: one run per variant, level and precision, from the metrics files."""
 
 import subprocess
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from pipeline.params import Params
 from pipeline.runs import DataSet, TrackedRun, flat_numbers, flat_params
 
 LOCK = Path("dvc.lock")
-STAGES = ("train", "score", "plan", "collapse", "build", "benchmark")
+STAGES = ("train", "score", "plan", "collapse", "precision", "build", "verify", "benchmark")
 
 Facts = Mapping[str, Any]  # stage: the content of the variant's metrics file
 
@@ -80,12 +80,12 @@ def _run(
 ) -> TrackedRun:
     variant, level = row["variant"], row["level"]
     return TrackedRun(
-        name=f"{variant}-l{level}",
+        name=f"{variant}-l{level}-{row['precision']}",
         group=group,
         key=digest([group, row]),  # the row too: a report that learns a column adds its runs
         params=_params(row, facts),
         metrics=_metrics(row, facts),
-        tags={**tags, "level": str(level)},
+        tags={**tags, "level": str(level), "precision": row["precision"]},
         data=data,
         artifacts={
             "plots": sorted(REPORTS.glob("*.png")),
@@ -98,30 +98,37 @@ def _params(row: Mapping[str, Any], facts: Facts) -> dict[str, str]:
     """Return what a variant was made with, and the blocks that this level lacks."""
     train = facts["train"]
     made = flat_params({key: train[key] for key in ("model", "train", "method")})
-    settled = {"device": train["device"], "precision": train["precision"]}  # what `auto` came to
+    settled = {"device": train["device"], "trained_in": train["precision"]}  # what `auto` came to
     removed = ", ".join(row["removed"]) or "none"
-    return made | settled | {"criterion": facts["plan"]["criterion"], "removed": removed}
+    own = {"precision": row["precision"], "removed": removed}
+    return made | settled | own | {"criterion": facts["plan"]["criterion"]}
 
 
 def _metrics(row: Mapping[str, Any], facts: Facts) -> dict[str, float]:
     """Return every number of the summary row, and what the stages know beyond it."""
-    train, level = facts["train"], row["level"]
-    planned, collapsed, built, timed = (
-        _at_level(facts[stage], level) for stage in ("plan", "collapse", "build", "benchmark")
+    train, level, precision = facts["train"], row["level"], row["precision"]
+    collapsed, built, verified, timed = (
+        _at_level(facts[stage], level) for stage in ("collapse", "build", "verify", "benchmark")
     )
+    engines = built.get("engines", {}).get(precision, {})
     beyond = {
         "removed_blocks": len(row["removed"]),
         "train_seconds": train["seconds"],
         "train_images_per_s": train["images_per_s"],
-        "val_accuracy_bn_pct": planned.get("val_accuracy_bn_pct"),
         "nodes": collapsed.get("nodes"),
-        "parity": collapsed.get("parity", {}),
-        "build_seconds": {
-            backend: engine["seconds"] for backend, engine in built.get("engines", {}).items()
-        },
+        "parity": _parity(verified, precision),
+        "build_seconds": {backend: engine["seconds"] for backend, engine in engines.items()},
     }
-    latencies = timed.get("latency_ms", {})
+    latencies = timed.get("latency_ms", {}).get(precision, {})
     return flat_numbers(beyond) | _timings(latencies) | flat_numbers(row)
+
+
+def _parity(verified: Mapping[str, Any], precision: str) -> dict[str, float]:
+    """Return how far the precision's graph is from the collapsed one."""
+    for rung in verified.get("rungs", []):
+        if (rung["rung"], rung["precision"], rung["backend"]) == ("precision", precision, None):
+            return {key: rung[key] for key in ("max_abs", "max_rel", "cosine", "top1_agreement")}
+    return {}
 
 
 def _timings(latencies: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
@@ -134,7 +141,7 @@ def _timings(latencies: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict
         ): value
         for backend, by_size in latencies.items()
         for size, latency in by_size.items()
-        for name, value in latency.items()
+        for name, value in flat_numbers(latency).items()
     }
 
 

@@ -45,6 +45,7 @@ def main(variant: str) -> None:
         "opset": exported.opset_import[0].version,
         "onnx_bytes": graph_size(exported).size_bytes,
         "blocks": {name: boundary.reason for name, boundary in read_boundaries(exported).items()},
+        "tolerance": params.export.tolerance,
         "parity": dataclasses.asdict(parity),
     }
     write_json(metrics_path("export", variant), metrics)

@@ -10,56 +10,93 @@ from PIL import Image
 from pipeline import plots
 from pipeline.report import pareto_front, summary_markdown, summary_rows
 
-PLAN = {
-    "chosen_level": 1,
-    "levels": [
-        {"level": 0, "removed": [], "val_accuracy_pct": 91.0, "val_accuracy_bn_pct": 91.1},
-        {"level": 1, "removed": ["a"], "val_accuracy_pct": 90.5, "val_accuracy_bn_pct": 90.6},
-    ],
-}
-COLLAPSE = {
-    "levels": [
-        {"test_accuracy_pct": 90.0, "params": 2000, "macs": 4_000_000, "onnx_bytes": 9000},
-        {"test_accuracy_pct": 89.0, "params": 1000, "macs": 2_000_000, "onnx_bytes": 5000},
-    ]
-}
-BUILD = {
-    "not_available": {"tensorrt": "tensorrt is not installed"},
-    "levels": [
-        {"engines": {"onnxruntime": {"bytes": 8000}, "tensorrt_rtx": {"bytes": 9500}}},
-        {"engines": {"onnxruntime": {"bytes": 4000}, "tensorrt_rtx": {"bytes": 5500}}},
-    ],
-}
-BENCHMARK = {
-    "protocol": {"batch_sizes": [1, 8], "threads": 2, "rounds": 5, "repeats": 3},
-    "target": {"cpu": "A CPU", "devices": [], "versions": {"onnxruntime": "1.2"}},
-    "not_timed": {"tensorrt_rtx": "no CUDA device", "tensorrt": "not built: …"},
-    "levels": [
-        {
-            "latency_ms": {
-                "onnxruntime": {
-                    "1": {"p50": 0.2, "p90": 0.3, "p99": 0.4, "images_per_s": 5000},
-                    "8": {"p50": p50, "p90": 2.5, "p99": 3.0, "images_per_s": 4000},
-                }
-            }
+LEVELS = [{"level": 0, "removed": []}, {"level": 1, "removed": ["a"]}]
+PRECISIONS = {"fp32": 0.0, "int8": 0.5}  # and the points of accuracy each costs
+
+
+def metrics() -> dict[str, dict]:
+    """Return what the stages say of a variant with two levels in two precisions."""
+    return {
+        "plan": {
+            "chosen_level": 1,
+            "levels": [
+                at | {"val_accuracy_pct": 91.0 - n, "val_accuracy_bn_pct": 91.1 - n}
+                for n, at in enumerate(LEVELS)
+            ],
+        },
+        "collapse": {
+            "levels": [
+                at | {"params": 2000 - 1000 * n, "macs": 4_000_000 - 2_000_000 * n}
+                for n, at in enumerate(LEVELS)
+            ]
+        },
+        "precision": {
+            "levels": [
+                at | {"graphs": {p: {"bytes": 9000} for p in PRECISIONS}, "failed": {}}
+                for at in LEVELS
+            ]
+        },
+        "build": {
+            "not_available": {"tensorrt": "tensorrt is not installed"},
+            "levels": [
+                at | {"engines": dict.fromkeys(PRECISIONS, SIZES), "failed": {}} for at in LEVELS
+            ],
+        },
+        "verify": {
+            "levels": [
+                at | {"rungs": [rung(p, 90.0 - n - lost) for p, lost in PRECISIONS.items()]}
+                for n, at in enumerate(LEVELS)
+            ]
+        },
+        "benchmark": {
+            "protocol": {"batch_sizes": [1, 8], "threads": 2, "rounds": 5, "repeats": 3},
+            "target": {"cpu": "A CPU", "devices": [], "versions": {"onnxruntime": "1.2"}},
+            "not_timed": {"tensorrt_rtx": "no CUDA device", "tensorrt": "not built: …"},
+            "levels": [
+                at | {"latency_ms": dict.fromkeys(PRECISIONS, latencies(2.0 - n))}
+                for n, at in enumerate(LEVELS)
+            ],
+        },
+    }
+
+
+SIZES = {"onnxruntime": {"bytes": 8000}, "tensorrt_rtx": {"bytes": 9500}}
+
+
+def rung(precision: str, accuracy_pct: float) -> dict:
+    return {
+        "rung": "precision",
+        "precision": precision,
+        "backend": None,
+        "status": "passed",
+        "reason": None,
+        "val_accuracy_pct": accuracy_pct + 0.5,
+        "test_accuracy_pct": accuracy_pct,
+    }
+
+
+def latencies(p50: float) -> dict:
+    return {
+        "onnxruntime": {
+            "1": {"p50": 0.2, "p90": 0.3, "p99": 0.4, "images_per_s": 5000},
+            "8": {"p50": p50, "p90": 2.5, "p99": 3.0, "images_per_s": 4000},
         }
-        for p50 in (2.0, 1.0)
-    ],
-}
+    }
 
 
 def rows() -> list[dict]:
-    return summary_rows("dense", PLAN, COLLAPSE, BUILD, BENCHMARK)
+    return summary_rows("dense", metrics())
 
 
-def test_a_row_per_level_with_the_latency_at_the_largest_batch() -> None:
-    first, second = rows()
+def test_a_row_per_level_and_precision_with_the_latency_at_the_largest_batch() -> None:
+    first, quantized, second, _ = rows()
     assert first == {
         "variant": "dense",
         "level": 0,
+        "precision": "fp32",
         "removed": [],
         "chosen": False,
-        "val_accuracy_pct": 91.0,
+        "val_accuracy_pct": 90.5,
         "val_accuracy_bn_pct": 91.1,
         "test_accuracy_pct": 90.0,
         "params": 2000,
@@ -68,21 +105,41 @@ def test_a_row_per_level_with_the_latency_at_the_largest_batch() -> None:
         "engine_bytes": {"onnxruntime": 8000, "tensorrt_rtx": 9500},
         "latency_ms": {"onnxruntime": {"p50": 2.0, "p90": 2.5, "p99": 3.0}},
     }
+    assert quantized["precision"] == "int8"
+    assert quantized["test_accuracy_pct"] == 89.5
+    assert "val_accuracy_bn_pct" not in quantized  # nothing of the kind was measured
     assert second["chosen"]
     assert second["latency_ms"]["onnxruntime"]["p50"] == 1.0
 
 
 def test_levels_that_do_not_match_are_refused() -> None:
+    shorter = metrics()
+    shorter["collapse"]["levels"].pop()
     with pytest.raises(ValueError, match="shorter"):
-        summary_rows("dense", PLAN, {"levels": COLLAPSE["levels"][:1]}, BUILD, BENCHMARK)
+        summary_rows("dense", shorter)
 
 
-def test_the_table_has_every_row_and_every_reason_once() -> None:
-    text = summary_markdown(rows(), {"dense": BENCHMARK}, {"dense": BUILD})
-    table = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(table) == 4
-    assert len({line.count("|") for line in table}) == 1
-    assert "| dense | **1** | a | 90.50 | 90.60 | 89.00 |" in table[3]
+def test_a_graph_that_failed_the_ladder_is_no_row_but_a_reason() -> None:
+    found = metrics()
+    found["verify"]["levels"][1]["rungs"][1] |= {"status": "failed", "reason": "cosine 0.1 < 0.97"}
+    kept = summary_rows("dense", found)
+    assert [(row["level"], row["precision"]) for row in kept] == [
+        (0, "fp32"),
+        (0, "int8"),
+        (1, "fp32"),
+    ]
+    assert "- dense level 1 int8: cosine 0.1 < 0.97" in summary_markdown(kept, {"dense": found})
+
+
+def test_the_tables_have_every_row_and_every_reason_once() -> None:
+    text = summary_markdown(rows(), {"dense": metrics()})
+    depth, precision = (part.splitlines() for part in text.split("## Precision"))
+    assert "| dense | **1** | a | 89.50 | 90.10 | 89.00 | 1 | 2.00 | 9 | 1.00 |" in depth
+    assert "| dense | **1** | 89.00 | 88.50 | 1.00 | 1.00 | 10 | 10 |" in precision
+    for part in (depth, precision):
+        table = [line for line in part if line.startswith("|")]
+        assert len(table) == 4
+        assert len({line.count("|") for line in table}) == 1
     assert "batch 8, 2 threads" in text
     assert "on A CPU; onnxruntime 1.2." in text
     assert "- tensorrt_rtx: no CUDA device" in text
@@ -129,7 +186,8 @@ def test_the_pictures_are_drawn_and_the_same_again(tmp_path: Path) -> None:
 
 def test_nothing_timed_still_makes_a_report(tmp_path: Path) -> None:
     untimed = [row | {"latency_ms": {}} for row in rows()]
-    nothing = BENCHMARK | {"levels": [], "not_timed": {"onnxruntime": "not installed"}}
-    text = summary_markdown(untimed, {"dense": nothing}, {"dense": BUILD})
+    found = metrics()
+    found["benchmark"]["not_timed"] = {"onnxruntime": "not installed"}
+    text = summary_markdown(untimed, {"dense": found})
     assert "- onnxruntime: not installed" in text
     plots.accuracy_against_latency(untimed, 8, tmp_path / "latency.png")

@@ -27,6 +27,16 @@ from pipeline.tracking import TrackReport, live_training, mirror
 ROOT = Path(__file__).parents[1]
 BLOCKS = ["layer1.0", "layer2.1"]
 PLOTS = ["accuracy_latency.png", "distances.png"]
+RUNG = {
+    "rung": "precision",
+    "precision": "fp32",
+    "backend": None,
+    "max_abs": 1e-6,
+    "max_rel": 1e-7,
+    "cosine": 1.0,
+    "top1_agreement": 1.0,
+}
+TIMED = {"p50": 0.75, "p50_ci": [0.7, 0.8], "images_per_s": 1300.0}
 PIXEL = bytes.fromhex("89504e470d0a1a0a")
 
 # SQLAlchemy tells MLflow's authors, not us, that one of its loader strategies goes away.
@@ -37,8 +47,10 @@ def summary_row(variant: str, level: int, p50: float) -> dict:
     return {
         "variant": variant,
         "level": level,
+        "precision": "fp32",
         "removed": BLOCKS[:level],
         "val_accuracy_pct": 90.0 - level,
+        "val_accuracy_bn_pct": 90.25,
         "test_accuracy_pct": 89.5 - level,
         "params": 700_000 - level,
         "macs": 36_000_000 - level,
@@ -74,21 +86,21 @@ def write_variant(variant: str, p50: float = 20.0) -> None:
         "plan": {
             "criterion": "msw",
             "chosen_level": 1,
-            "levels": [level | {"val_accuracy_bn_pct": 90.25} for level in levels],
+            "levels": levels,
         },
-        "collapse": {
-            "levels": [level | {"nodes": 50, "parity": {"max_abs": 1e-6}} for level in levels]
-        },
+        "collapse": {"levels": [level | {"nodes": 50} for level in levels]},
+        "precision": {"levels": levels},
         "build": {
             "not_available": {"tensorrt": "not installed"},
-            "levels": [level | {"engines": {"onnxruntime": {"seconds": 0.5}}} for level in levels],
+            "levels": [
+                level | {"engines": {"fp32": {"onnxruntime": {"seconds": 0.5}}}} for level in levels
+            ],
         },
+        "verify": {"levels": [level | {"rungs": [RUNG]} for level in levels]},
         "benchmark": {
             "not_timed": {"tensorrt_rtx": "no CUDA device"},
             "levels": [
-                level
-                | {"latency_ms": {"onnxruntime": {"1": {"p50": 0.75, "images_per_s": 1300.0}}}}
-                for level in levels
+                level | {"latency_ms": {"fp32": {"onnxruntime": {"1": TIMED}}}} for level in levels
             ],
         },
     }
@@ -173,12 +185,13 @@ def test_every_column_of_the_summary_is_in_the_runs(project: Path) -> None:
     track()
     runs = runs_of("shoal")
     rows = json.loads((project / "reports/summary.json").read_text())
-    assert sorted(runs) == [f"{v}-l{level}" for v in ("dense", "lacoot") for level in range(3)]
+    assert sorted(runs) == [f"{v}-l{level}-fp32" for v in ("dense", "lacoot") for level in range(3)]
+    texts = {"variant", "precision", "removed"}
     for row in rows:
-        data = runs[f"{row['variant']}-l{row['level']}"].data
+        data = runs[f"{row['variant']}-l{row['level']}-fp32"].data
         assert data.tags["variant"] == row["variant"]
         assert data.params["removed"] == (", ".join(row["removed"]) or "none")
-        columns = {key: value for key, value in row.items() if key not in {"variant", "removed"}}
+        columns = {key: value for key, value in row.items() if key not in texts}
         for name, value in flat_numbers(columns).items():
             assert data.metrics[name] == value, name
         for column in columns:
@@ -187,12 +200,13 @@ def test_every_column_of_the_summary_is_in_the_runs(project: Path) -> None:
 
 def test_a_run_holds_settings_measurements_and_reasons(project: Path) -> None:
     track()
-    run = runs_of("shoal")["lacoot-l1"]
+    run = runs_of("shoal")["lacoot-l1-fp32"]
     assert run.info.status == "FINISHED"
     assert run.data.params["model"] == "resnet18_cifar"
     assert run.data.params["model.width"] == "16"
     assert run.data.params["lambda"] == "5.0"
-    assert run.data.params["precision"] == "bfloat16"
+    assert run.data.params["trained_in"] == "bfloat16"
+    assert run.data.params["precision"] == "fp32"
     assert run.data.params["criterion"] == "msw"
     assert run.data.params["method.mode"] == "paper"
     assert run.data.metrics["removed_blocks"] == 1
@@ -211,7 +225,7 @@ def test_a_run_holds_settings_measurements_and_reasons(project: Path) -> None:
 
 def test_a_run_names_its_data_and_carries_plots_and_metrics(project: Path) -> None:
     track()
-    run = runs_of("shoal")["dense-l0"]
+    run = runs_of("shoal")["dense-l0-fp32"]
     (entry,) = run.inputs.dataset_inputs
     assert entry.dataset.name == "fashion_mnist"
     assert len(entry.dataset.digest) == 16
@@ -231,7 +245,7 @@ def test_a_run_names_its_data_and_carries_plots_and_metrics(project: Path) -> No
 
 def test_the_commit_is_a_tag_inside_a_repository_only(project: Path) -> None:
     track()
-    assert "git_commit" not in runs_of("shoal")["dense-l0"].data.tags
+    assert "git_commit" not in runs_of("shoal")["dense-l0-fp32"].data.tags
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost"]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
@@ -273,11 +287,11 @@ def test_a_removed_variant_is_not_read_and_its_runs_stay(project: Path) -> None:
 
 def test_a_half_written_run_is_deleted_and_redone(project: Path) -> None:
     track()
-    half = runs_of("shoal")["lacoot-l2"].info.run_id
+    half = runs_of("shoal")["lacoot-l2-fp32"].info.run_id
     client().update_run(half, status="RUNNING")
     report = track()
     assert (report.added, report.present) == (1, 5)
-    redone = runs_of("shoal")["lacoot-l2"]
+    redone = runs_of("shoal")["lacoot-l2-fp32"]
     assert redone.info.run_id != half
     assert redone.info.status == "FINISHED"
     assert redone.data.metrics["level"] == 2
@@ -514,7 +528,7 @@ def test_a_server_is_filled_and_the_ui_shows_its_runs(project: Path) -> None:
         wait_until_it_answers(f"{address}/health")
         code, output, _ = run_stage("track", MLFLOW_TRACKING_URI=address)
         assert (code, output) == (0, f"6 runs in {address}: 6 added, 0 already there\n")
-        run_id = runs_of("shoal")["lacoot-l1"].info.run_id
+        run_id = runs_of("shoal")["lacoot-l1-fp32"].info.run_id
         plot = f"{address}/get-artifact?path=plots/{PLOTS[0]}&run_uuid={run_id}"
         with DIRECT.open(plot, timeout=10) as response:
             assert response.read() == PIXEL
