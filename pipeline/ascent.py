@@ -43,7 +43,7 @@ def power_step(
         order: of the features' coordinates.
     """
     own = own_columns(gaps, len(x))
-    moved = sum_over_processes(pull_back(own[:, 0], x, order) + pull_back(own[:, 1], y, order))
+    moved = sum_over_processes(pull_back([(own[:, 0], x), (own[:, 1], y)], order))
     length = torch.linalg.vector_norm(moved, dim=1, keepdim=True)
     return torch.where(length > 0, moved / length, thetas.to(moved.dtype))
 
@@ -107,7 +107,7 @@ def _starts(
     means = torch.tensor([1 / n, -1 / n], device=x.device).repeat_interleave(n)
     weights = torch.cat([means[None], weights])
     to_x, to_y = (own_columns(part, len(x)) for part in torch.split(weights, n, dim=1))
-    thetas = sum_over_processes(pull_back(to_x, x, order) + pull_back(to_y, y, order))
+    thetas = sum_over_processes(pull_back([(to_x, x), (to_y, y)], order))
     length = thetas.norm(dim=1, keepdim=True)
     anything = torch.full_like(thetas, thetas.shape[1] ** -0.5)
     return torch.where(length > 0, thetas / length, anything)

@@ -4,7 +4,7 @@ Directions are rows here, (L, d), so that each lies in one piece of memory, with
 in the memory order of the features (`pipeline.layout`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -59,17 +59,26 @@ def project(
 
 @torch.no_grad()
 def pull_back(
-    weights: Float[Tensor, "s n"], x: Float[Tensor, "n ..."], order: Order
+    parts: Sequence[tuple[Float[Tensor, "s _"], Float[Tensor, "_ ..."]]], order: Order
 ) -> Float[Tensor, "s d"]:
-    """Return weighted sums of x's rows, weights·X, computed in float32 or wider."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    pieces = _pieces(x, order)
-    columns = torch.split(weights.to(wide), [len(piece) for piece in pieces], dim=1)
-    with torch.autocast(x.device.type, enabled=False):
-        total: Tensor = columns[0] @ pieces[0].to(wide)
-        for w, piece in zip(columns[1:], pieces[1:], strict=True):
-            total.addmm_(w, piece.to(wide))
+    """Return Σ weights·X over the parts (weights, X), computed in float32 or wider."""
+    (_, first), *_ = parts
+    wide = torch.promote_types(first.dtype, torch.float32)
+    terms = [
+        (columns, piece)
+        for weights, x in parts
+        for columns, piece in _with_columns(weights.to(wide), _pieces(x, order))
+    ]
+    with torch.autocast(first.device.type, enabled=False):
+        total: Tensor = terms[0][0] @ terms[0][1].to(wide)
+        for columns, piece in terms[1:]:  # added to as they come, no sum of whole vectors
+            total.addmm_(columns, piece.to(wide))
     return total
+
+
+def _with_columns(weights: Tensor, pieces: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield each piece of the rows with its columns of the weights."""
+    return zip(torch.split(weights, [len(piece) for piece in pieces], dim=1), pieces, strict=True)
 
 
 def _pieces(x: Tensor, order: Order) -> Sequence[Tensor]:
