@@ -1,6 +1,7 @@
 """Real images for the tests: Fashion-MNIST, fetched by the code under test, and tiny folders."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +21,13 @@ SHAPED = (
 )
 install_import_hook([f"pipeline.{name}" for name in SHAPED], "beartype.beartype")
 
+from tracked import PIXEL, PLOTS, record_in_lock, write_params, write_variant  # noqa: E402
+
+from pipeline.artifacts import write_json  # noqa: E402
 from pipeline.fashion_mnist import DOWNLOADS, fetch  # noqa: E402
 from pipeline.params import Prepare  # noqa: E402
 from pipeline.prepare import prepare  # noqa: E402
+from pipeline.tracking import mirror  # noqa: E402
 
 # How long an example takes is no claim; in CI the same examples come every time.
 settings.register_profile("shoal", deadline=None, derandomize="CI" in os.environ)
@@ -80,3 +85,36 @@ def run_prepare_stage(tmp_path: Path) -> Stage:
         return run_stage("prepare", cwd=tmp_path)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, made once because that takes seconds."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        mirror("other", [])
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def project(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as it is after `dvc repro` of two variants with three levels; its store is empty."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    shutil.copy(empty_store, tmp_path)
+    manifest = {
+        "source": "fashion_mnist",
+        "classes": ["boot", "shirt"],
+        "counts": {"train": {"boot": 5, "shirt": 6}, "test": {"boot": 1, "shirt": 1}},
+        "sha256": {"train.npz": "ab" * 32},
+    }
+    write_json(Path("metrics/prepare.json"), manifest)
+    record_in_lock("prepare", manifest)
+    for variant in ("dense", "lacoot"):
+        write_variant(variant)
+    for plot in PLOTS:
+        Path("reports", plot).write_bytes(PIXEL)
+    write_params("dense", "lacoot")
+    return tmp_path

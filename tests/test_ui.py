@@ -1,0 +1,65 @@
+"""The MLflow UI as a real server."""
+
+import os
+import signal
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from tracked import (
+    PIXEL,
+    PLOTS,
+    run_stage,
+    runs_of,
+    start_stage,
+)
+
+# SQLAlchemy tells MLflow's authors, not us, that one of its loader strategies goes away.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+
+
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def test_a_server_is_filled_and_the_ui_shows_its_runs(project: Path) -> None:
+    process = start_stage("ui")
+    try:
+        address = process.stdout.readline().split()[2]
+        assert address.startswith("http://127.0.0.1:")
+        wait_until_it_answers(f"{address}/health")
+        code, output, _ = run_stage("track", MLFLOW_TRACKING_URI=address)
+        assert (code, output) == (0, f"6 runs in {address}: 6 added, 0 already there\n")
+        run_id = runs_of("shoal")["lacoot-l1-fp32"].info.run_id
+        plot = f"{address}/get-artifact?path=plots/{PLOTS[0]}&run_uuid={run_id}"
+        with DIRECT.open(plot, timeout=10) as response:
+            assert response.read() == PIXEL
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.communicate(timeout=30)
+
+
+def wait_until_it_answers(url: str) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            DIRECT.open(url, timeout=5).close()
+        except OSError:
+            assert time.monotonic() < deadline, f"no answer from {url}"
+            time.sleep(0.2)
+        else:
+            return
+
+
+def test_the_ui_wants_a_store_first(project: Path) -> None:
+    Path("mlflow.db").unlink()
+    code, _, errors = run_stage("ui")
+    assert code == 1
+    assert "mlflow.db is missing" in errors
+    assert "make repro" in errors
+
+
+def test_the_ui_of_a_server_is_its_own_address(project: Path) -> None:
+    code, output, _ = run_stage("ui", MLFLOW_TRACKING_URI="http://127.0.0.1:1")
+    assert code == 0
+    assert "http://127.0.0.1:1" in output

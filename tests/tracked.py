@@ -1,0 +1,154 @@
+"""A small project as `dvc repro` leaves it, and its runs in MLflow."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from pipeline.artifacts import write_json
+from pipeline.params import Params, load_params
+from pipeline.records import read_runs
+from pipeline.tracking import TrackReport, mirror
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = ["layer1.0", "layer2.1"]
+PLOTS = ["accuracy_latency.png", "distances.png"]
+RUNG = {
+    "rung": "precision",
+    "precision": "fp32",
+    "backend": None,
+    "max_abs": 1e-6,
+    "max_rel": 1e-7,
+    "cosine": 1.0,
+    "top1_agreement": 1.0,
+}
+TIMED = {"p50": 0.75, "p50_ci": [0.7, 0.8], "images_per_s": 1300.0}
+PIXEL = bytes.fromhex("89504e470d0a1a0a")
+
+
+def summary_row(variant: str, level: int, p50: float) -> dict:
+    return {
+        "variant": variant,
+        "level": level,
+        "precision": "fp32",
+        "removed": BLOCKS[:level],
+        "val_accuracy_pct": 90.0 - level,
+        "val_accuracy_bn_pct": 90.25,
+        "test_accuracy_pct": 89.5 - level,
+        "params": 700_000 - level,
+        "macs": 36_000_000 - level,
+        "onnx_bytes": 2_800_000 - level,
+        "engine_bytes": {"onnxruntime": 2_800_001 - level, "tensorrt_rtx": 2_900_000 - level},
+        "latency_ms": {"onnxruntime": {"p50": p50 - level, "p90": p50 + 1, "p99": p50 + 2}},
+        "chosen": level == 1,
+    }
+
+
+def write_variant(variant: str, p50: float = 20.0) -> None:
+    """Write what the stages write for one variant, with the level-0 latency `p50`."""
+    levels = [{"level": level, "removed": BLOCKS[:level]} for level in range(3)]
+    lambda_ = 5.0 if variant == "lacoot" else 0.0
+    epoch = {"epoch": 1, "loss": 0.5, "distances": dict.fromkeys(BLOCKS, 0.1)}
+    content = {
+        "train": {
+            "model": {"name": "resnet18_cifar", "pretrained": False, "options": {"width": 16}},
+            "train": {
+                "epochs": 1,
+                "learning_rate": 0.1,
+                "precision": "auto",
+                "penalty": {"lambda": lambda_, "estimator": "random", "projections": 50},
+            },
+            "method": {"mode": "paper", "unit": "auto"},
+            "device": "cpu",
+            "precision": "bfloat16",
+            "seconds": 12.5,
+            "images_per_s": 4000.0,
+            "epochs": [epoch],
+        },
+        "score": {"samples": 16, "scores": {"msw": dict.fromkeys(BLOCKS, 0.1)}},
+        "plan": {
+            "criterion": "msw",
+            "chosen_level": 1,
+            "levels": levels,
+        },
+        "collapse": {"levels": [level | {"nodes": 50} for level in levels]},
+        "precision": {"levels": levels},
+        "build": {
+            "not_available": {"tensorrt": "not installed"},
+            "levels": [
+                level | {"engines": {"fp32": {"onnxruntime": {"seconds": 0.5}}}} for level in levels
+            ],
+        },
+        "verify": {"levels": [level | {"rungs": [RUNG]} for level in levels]},
+        "benchmark": {
+            "not_timed": {"tensorrt_rtx": "no CUDA device"},
+            "levels": [
+                level | {"latency_ms": {"fp32": {"onnxruntime": {"1": TIMED}}}} for level in levels
+            ],
+        },
+    }
+    for stage, values in content.items():
+        write_json(Path("metrics", stage, f"{variant}.json"), {"variant": variant, **values})
+    path = Path("reports/summary.json")
+    rows = json.loads(path.read_text()) if path.exists() else []
+    rows = [row for row in rows if row["variant"] != variant]
+    write_json(path, rows + [summary_row(variant, level, p50) for level in range(3)])
+    record_in_lock(f"benchmark@{variant}", p50)
+
+
+def record_in_lock(stage: str, content: object) -> None:
+    """Put an entry into dvc.lock that changes with `content`, as DVC does when a stage ends."""
+    path = Path("dvc.lock")
+    lock = yaml.safe_load(path.read_text()) if path.exists() else {"schema": "2.0", "stages": {}}
+    lock["stages"][stage] = {"cmd": f"python -m stages.{stage}", "outs": [{"md5": repr(content)}]}
+    path.write_text(yaml.safe_dump(lock))
+
+
+def write_params(*variants: str) -> Params:
+    """Write the project's own params.yaml with these variants."""
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["variants"] = {variant: {} for variant in variants}
+    Path("params.yaml").write_text(yaml.safe_dump(content))
+    return load_params()
+
+
+def track() -> TrackReport:
+    params = load_params()
+    return mirror(params.name, read_runs(params))
+
+
+def client():
+    from mlflow.tracking.client import MlflowClient
+
+    return MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+
+
+def runs_of(experiment: str) -> dict:
+    """Return the runs by name; a name that occurs twice fails."""
+    found = client().get_experiment_by_name(experiment)
+    runs = client().search_runs([found.experiment_id], max_results=1000)
+    assert len({run.info.run_name for run in runs}) == len(runs)
+    return {run.info.run_name: run for run in runs}
+
+
+def start_stage(name: str, **env: str) -> subprocess.Popen:
+    """Start ``python -m stages.<name>`` in the current folder, on the default store."""
+    inherited = {key: os.environ[key] for key in os.environ if key != "MLFLOW_TRACKING_URI"}
+    return subprocess.Popen(
+        [sys.executable, "-m", f"stages.{name}"],
+        env=inherited | {"PYTHONPATH": str(ROOT)} | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run_stage(name: str, **env: str) -> tuple[int, str, str]:
+    """Return exit code, output and errors of a stage."""
+    process = start_stage(name, **env)
+    output, errors = process.communicate(timeout=60)
+    return process.returncode, output, errors
