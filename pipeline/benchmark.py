@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from models.errors import BackendError
 from pipeline.attribution import Saving, savings
 from pipeline.contenders import Contender, Metrics, Refusal, contenders, not_timed
 from pipeline.engines.interface import Images
+from pipeline.footprint import Footprint, footprints
 from pipeline.measurement import Measured, Timed, measure_engines, numbers
 from pipeline.params import Params
 from pipeline.timing import Latency, latency, no_garbage_collection, stopwatch
@@ -56,6 +58,7 @@ def benchmark(
     """
     timed, refused = contenders(variant, built, verified, engines, params.build)
     measured = measure_engines(timed, images, params.benchmark)
+    memory, no_memory = _memory(timed, images, measured)
     removed = {level["level"]: level["removed"] for level in built["levels"]}
     saved = _savings(measured, removed)
     return {
@@ -63,6 +66,7 @@ def benchmark(
         "conditions": measured.conditions,
         "not_timed": not_timed(built, timed, refused),
         "no_energy": measured.no_energy,
+        "no_memory": no_memory,
         "levels": [
             {
                 "level": level,
@@ -70,7 +74,8 @@ def benchmark(
                 "latency_ms": _latencies(measured, level),
                 "warmup": _warmups(measured, level),
                 "saved_ms": saved.get(level, {}),
-                "energy_mj_per_image": _energies(measured, level),
+                "memory": _by_engine(memory, level),
+                "energy_mj_per_image": _by_engine(measured.energy, level),
                 "not_timed": _reasons(refused, level),
             }
             for level, blocks in removed.items()
@@ -101,12 +106,22 @@ def _warmups(measured: Measured, level: int) -> Tree:
     return tree
 
 
-def _energies(measured: Measured, level: int) -> Tree:
+def _memory(
+    timed: Sequence[Contender], images: Images, measured: Measured
+) -> tuple[dict[Contender, Footprint], str | None]:
+    facts = measured.protocol
+    try:
+        found = footprints(timed, images.shape[1:], facts["batch_sizes"], facts["threads"])
+    except BackendError as e:
+        return {}, str(e)
+    return found, None if found else "this system does not tell a process's memory"
+
+
+def _by_engine(values: Mapping[Contender, Mapping[str, Any]], level: int) -> Tree:
     tree: Tree = {}
-    for one, energy in measured.energy.items():
-        if one.level == level and energy:
-            rounded = {user: round(mj, 3) for user, mj in energy.items()}
-            _put(tree, (one.precision, one.backend), rounded)
+    for one, value in values.items():
+        if one.level == level and value:
+            _put(tree, (one.precision, one.backend), value)
     return tree
 
 

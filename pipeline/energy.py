@@ -29,7 +29,7 @@ def energy_mj_per_image(
     for stop in stops.values():
         with suppress(Unreadable):
             joules |= stop()
-    return {user: 1e3 * used / (calls * images) for user, used in joules.items()}
+    return {user: round(1e3 * used / (calls * images), 4) for user, used in joules.items()}
 
 
 def _run_for(run: Callable[[], object], seconds: float) -> int:

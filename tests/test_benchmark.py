@@ -136,6 +136,15 @@ def test_the_protocol_and_the_state_of_the_machine_stand_beside_the_results(metr
     json.dumps(metrics, allow_nan=False)
 
 
+def test_every_timed_engine_has_its_memory(metrics):
+    assert metrics["no_memory"] is None
+    for level in metrics["levels"]:
+        assert level["memory"].keys() == level["latency_ms"].keys()
+        host = level["memory"]["fp32"]["onnxruntime"]["host"]
+        assert host["loaded_bytes"] > 0
+        assert host["activations_bytes"].keys() == host["peak_bytes"].keys() == {"1", "9"}
+
+
 def test_energy_is_absent_with_the_reason_where_nothing_tells(metrics):
     for level in metrics["levels"]:
         for by_backend in level["energy_mj_per_image"].values():
