@@ -148,7 +148,7 @@ def _runnable(built: dict[str, Any], options: Build) -> tuple[list[str], dict[st
 def _check_parity(name: str, engine: Engine, network: Path, images: Images) -> float:
     """Return the largest difference from the ONNX network's logits, over the largest of them."""
     expected = runner(network)(images)
-    error = float(np.abs(engine(images)() - expected).max() / np.abs(expected).max())
+    error = float(np.abs(engine(images).run() - expected).max() / np.abs(expected).max())
     if not error <= BACKENDS[name].tolerance:  # NaN is not
         raise ParityError(
             f"the {name} engine of {network} is off by {error:.1e} of the largest logit; "
@@ -166,7 +166,7 @@ def _time(
     for size in settings.batch_sizes:
         batch = np.resize(images, (size, *images.shape[1:]))  # repeats the images if need be
         measured = measure_interleaved(
-            {number: engine(batch) for number, engine in enumerate(engines)},
+            {number: engine(batch).run for number, engine in enumerate(engines)},
             warmup=settings.warmup,
             rounds=settings.rounds,
             repeats=settings.repeats,

@@ -190,7 +190,7 @@ def _in_profile(engine: Engine, batch: Batch, images: Images) -> Logits:
     for start in range(0, len(images), batch.max):
         part = images[start : start + batch.max]
         filled = part if len(part) >= batch.min else np.resize(part, (batch.min, *part.shape[1:]))
-        parts.append(engine(filled)()[: len(part)])
+        parts.append(engine(filled).run()[: len(part)])
     return np.concatenate(parts)
 
 

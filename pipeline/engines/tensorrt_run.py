@@ -1,8 +1,7 @@
 """Run TensorRT engines on a CUDA device, where torch holds the tensors, and time their layers."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,52 +9,58 @@ from typing import Any
 import numpy as np
 
 from models.errors import BackendError
-from models.hashing import file_sha256
-from pipeline.artifacts import CACHE, digest, locked, replace_file
 from pipeline.engines.interface import Bound, Engine, Images, LayerTime, Logits
-from pipeline.engines.machine import cuda_devices, cuda_driver
-from pipeline.engines.tensorrt import Flavour, messages, open_plan, package, read, version
+from pipeline.engines.tensorrt import Flavour, messages, open_plan, package
+from pipeline.engines.tensorrt_kernels import Kernels, kernels
 from pipeline.engines.tensorrt_layers import layer_times, parse_layers
 
-KERNELS = CACHE / "kernels"  # what TensorRT-RTX has compiled for the GPU here
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Opened:
-    """An engine on the current device."""
-
-    flavour: Flavour
-    engine: Any
-    runtime: Any  # of TensorRT-RTX: how contexts run; None else
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A context with its tensors on the device and in host memory, and the stream it runs on."""
+class Context:
+    """An execution context for one shape of images, its tensors on the device, its stream."""
 
     title: str
     context: Any
     stream: Any
-    images: tuple[Any, Any]  # pinned host tensor, device tensor
-    logits: tuple[Any, Any]
+    images: Any
+    logits: Any
 
     def enqueue(self) -> None:
         """Start one run on the device."""
         if not self.context.execute_async_v3(self.stream.cuda_stream):
             raise BackendError(f"{self.title} cannot run the engine")
 
-    def run(self) -> Logits:
+    def run(self, host_images: Any, host_logits: Any) -> Logits:
         """Upload the images, run, fetch the logits."""
         import torch
 
-        (given, images), (wanted, logits) = self.images, self.logits
         with torch.cuda.stream(self.stream):
-            images.copy_(given, non_blocking=True)
+            self.images.copy_(host_images, non_blocking=True)
             self.enqueue()
-            wanted.copy_(logits, non_blocking=True)
+            host_logits.copy_(self.logits, non_blocking=True)
         self.stream.synchronize()
-        result: Logits = wanted.numpy().copy()
-        return result
+        logits: Logits = host_logits.numpy().copy()
+        return logits
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What starts one run on the device, and how it does."""
+
+    start: Callable[[], None]
+    how: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An engine on the current device, and its contexts: one for each shape, made once."""
+
+    flavour: Flavour
+    engine: Any
+    kernels: Kernels | None  # of TensorRT-RTX
+    contexts: dict[Shape, tuple[Context, Replay]] = field(default_factory=dict)
 
 
 def load(flavour: Flavour, path: Path, _threads: int) -> Engine:
@@ -66,83 +71,95 @@ def load(flavour: Flavour, path: Path, _threads: int) -> Engine:
         BackendError: the engine is damaged, or of another version or another GPU.
     """
     engine = open_plan(flavour, path)
-    if not flavour.ahead_of_time:
-        return partial(_bind, Opened(flavour, engine, None))
-    with _kept_kernels(flavour, path, engine) as runtime:
-        engine.create_execution_context(runtime)  # compiles what is not in the cache yet
-    return partial(_bind, Opened(flavour, engine, runtime))
+    compiled = kernels(flavour, path, engine) if flavour.ahead_of_time else None
+    return partial(_bind, Opened(flavour, engine, compiled))
 
 
 def _bind(opened: Opened, images: Images) -> Bound:
-    placed = _place(opened, images)
-    placed.run()  # so that what a first run sets up is in no timing
-    replay, how = _replay(placed)
+    import torch
+
+    if images.shape not in opened.contexts:
+        opened.contexts[images.shape] = _ready(opened, images.shape)
+    context, replay = opened.contexts[images.shape]
+    host_images = torch.from_numpy(np.array(images, order="C")).pin_memory()
+    host_logits = torch.empty_like(context.logits, device="cpu", pin_memory=True)
     return Bound(
-        run=placed.run,
-        device_ms=partial(_device_ms, placed, replay),
-        device_how=how,
-        layer_times=partial(_layer_times, opened, images),
+        run=partial(context.run, host_images, host_logits),
+        device_ms=partial(_device_ms, context, replay),
+        device_how=replay.how,
+        layer_times=partial(_layer_times, opened, host_images),
     )
 
 
-def _place(opened: Opened, images: Images) -> Placed:
-    """Put images and room for logits on the device, in a context of their own."""
+def _ready(opened: Opened, shape: Shape) -> tuple[Context, Replay]:
+    """Return a context that has run once: what the first run sets up is in no timing."""
+    context = _context(opened, shape)
+    context.enqueue()
+    context.stream.synchronize()
+    if opened.kernels:
+        opened.kernels.keep()
+    return context, _replay(context)
+
+
+def _context(opened: Opened, shape: Shape) -> Context:
     import torch
 
     flavour, engine = opened.flavour, opened.engine
     trt, said = package(flavour), messages(flavour)
     said.clear()
-    context = engine.create_execution_context(*filter(None, [opened.runtime]))
+    how = [opened.kernels.runtime] if opened.kernels else []
+    context = engine.create_execution_context(*how)
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     names.sort(key=lambda name: engine.get_tensor_mode(name) != trt.TensorIOMode.INPUT)
     given, wanted = names  # the input sorts first
-    if not context.set_input_shape(given, images.shape):
+    if not context.set_input_shape(given, shape):
         raise BackendError(
-            f"{flavour.title} refuses images of {images.shape}; build.batch says which batches "
-            f"engines take: {'; '.join(said.errors)}"
+            f"{flavour.title} refuses images of {shape}; build.batch says which batches engines "
+            f"take: {'; '.join(said.errors)}"
         )
-    shape, dtype = context.get_tensor_shape(wanted), trt.nptype(engine.get_tensor_dtype(wanted))
-    host = [
-        torch.from_numpy(np.array(images, order="C")).pin_memory(),
-        torch.from_numpy(np.empty(tuple(shape), dtype)).pin_memory(),
-    ]
-    device = [tensor.cuda() for tensor in host]
-    for name, tensor in zip(names, device, strict=True):
+    tensors = [_empty(trt, engine, name, context.get_tensor_shape(name)) for name in names]
+    for name, tensor in zip(names, tensors, strict=True):
         context.set_tensor_address(name, tensor.data_ptr())
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    torch.cuda.synchronize()  # the upload ran on another stream
-    return Placed(flavour.title, context, stream, (host[0], device[0]), (host[1], device[1]))
+    return Context(flavour.title, context, stream, *tensors)
 
 
-def _replay(placed: Placed) -> tuple[Callable[[], None], str]:
-    """Return what starts one run on the device, and how: a CUDA graph where one can be captured."""
+def _empty(trt: Any, engine: Any, name: str, shape: Any) -> Any:
+    import torch
+
+    values = np.empty(tuple(shape), trt.nptype(engine.get_tensor_dtype(name)))
+    return torch.from_numpy(values).cuda()
+
+
+def _replay(context: Context) -> Replay:
+    """Capture a run in a CUDA graph, whose start costs the host almost nothing, where it can be."""
     import torch
 
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph, stream=placed.stream):
-            placed.enqueue()
+        with torch.cuda.graph(graph, stream=context.stream):
+            context.enqueue()
     except (BackendError, RuntimeError) as e:
         torch.cuda.synchronize()
-        [reason, *_] = str(e).splitlines() or [type(e).__name__]
-        return placed.enqueue, f"enqueue, as no CUDA graph can be captured: {reason}"
-    return graph.replay, "CUDA graph"
+        reason = f"enqueue, as no CUDA graph can be captured: {e}"
+        return Replay(context.enqueue, reason.splitlines()[0])
+    return Replay(graph.replay, "CUDA graph")
 
 
-def _device_ms(placed: Placed, replay: Callable[[], None]) -> float:
+def _device_ms(context: Context, replay: Replay) -> float:
     import torch
 
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    with torch.cuda.stream(placed.stream):
+    with torch.cuda.stream(context.stream):
         start.record()
-        replay()
+        replay.start()
         end.record()
     end.synchronize()
     return float(start.elapsed_time(end))
 
 
-def _layer_times(opened: Opened, images: Images) -> list[LayerTime]:
-    """Run once with a profiler, in a context of its own: profiling slows the runs of a context."""
+def _layer_times(opened: Opened, host_images: Any) -> list[LayerTime]:
+    """Run once with a profiler, in a context of its own: it slows all runs of a context."""
     trt = package(opened.flavour)
     reported: list[tuple[str, float]] = []
 
@@ -150,35 +167,15 @@ def _layer_times(opened: Opened, images: Images) -> list[LayerTime]:
         def report_layer_time(self, layer_name: str, ms: float) -> None:
             reported.append((layer_name, ms))
 
-    placed = _place(opened, images)
-    placed.run()
+    context = _context(opened, tuple(host_images.shape))
+    context.images.copy_(host_images)
     profiler = Profiler()
-    placed.context.profiler = profiler
-    placed.run()
+    for _ in range(2):  # the first run sets things up
+        reported.clear()
+        context.context.profiler = profiler
+        context.enqueue()
+        context.stream.synchronize()
     inspector = opened.engine.create_engine_inspector()
-    inspector.execution_context = placed.context
+    inspector.execution_context = context.context
     described = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     return layer_times(parse_layers(described), reported)
-
-
-@contextmanager
-def _kept_kernels(flavour: Flavour, path: Path, engine: Any) -> Iterator[Any]:
-    """Yield how TensorRT-RTX runs contexts, with kernels from earlier runs; keep the new ones.
-
-    It compiles kernels for the GPU at hand when an engine is first used on it.
-    """
-    runtime = engine.create_runtime_config()
-    # By default kernels made for the batch size are swapped in while the engine already runs, in
-    # the middle of a measurement; eagerly, the first run waits for them.
-    strategies = package(flavour).DynamicShapesKernelSpecializationStrategy
-    runtime.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
-    machine = [version(flavour), cuda_devices()[0].name, cuda_driver(), file_sha256(path)]
-    kept = KERNELS / digest(machine)
-    compiled = runtime.create_runtime_cache()
-    with locked(kept):
-        if kept.exists():
-            compiled.deserialize(read(kept))
-        runtime.set_runtime_cache(compiled)
-        yield runtime
-        with replace_file(kept) as temporary:
-            temporary.write_bytes(compiled.serialize())
