@@ -192,6 +192,9 @@ class Build(Section):
     backends: list[Literal["onnxruntime", "tensorrt_rtx", "tensorrt", "openvino"]]
     compute_capabilities: list[str] = Field(min_length=1)
     batch: Batch
+    hardware_compatibility: Literal["none", "same_compute_capability", "ampere_plus"] = "none"
+    version_compatible: bool = False
+    cache_gb: float = Field(default=10.0, ge=0)
 
 
 class Verify(Section):

@@ -63,12 +63,14 @@ class Job:
         target: the engine file to write.
         precision: fp32, fp16, bf16 or int8.
         options: what the engine must run on.
+        scratch: a folder for what makes later builds faster; None: nothing is kept.
     """
 
     source: Path
     target: Path
     precision: str
     options: Build
+    scratch: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -76,29 +78,19 @@ class Evidence:
     """In which types an engine holds its weights and computes, and how that is known.
 
     Attributes:
-        method: e.g. ``engine inspector``, ``optimised graph``, ``types of the network``.
-        weight_bytes: by data type as ONNX names it (``float16``), where the engine tells.
-        operators: number of convolutions and matrix products by the type they compute in.
+        method: how it was found out, e.g. ``optimised graph``.
+        weight_bytes: of the weights that were seen, by data type as ONNX names it (``float16``).
+        operators: number of convolutions and matrix products by the type they compute in; empty
+            where the engine does not tell.
+        unseen: number of weights that were looked for and not found.
         note: what could not be seen, and why.
     """
 
     method: str
     weight_bytes: Mapping[str, int]
     operators: Mapping[str, int]
+    unseen: int = 0
     note: str | None = None
-
-
-@dataclass(frozen=True)
-class Built:
-    """What a build leaves beside the engine.
-
-    Attributes:
-        log: warnings and errors of the builder, one each.
-        evidence: for the engine's precision.
-    """
-
-    log: tuple[str, ...]
-    evidence: Evidence
 
 
 @dataclass(frozen=True)
@@ -110,21 +102,25 @@ class Backend:
         precision: the arithmetic it uses for a network of float32 weights.
         tolerance: largest difference from the ONNX network's logits, relative to the largest of
             them, that this precision explains.
+        strongly_typed: it promises the types of the graph, so that an engine of others is a defect;
+            else it may choose others where the machine has no such arithmetic.
         version: returns the version of the package.
         check: raises `BackendUnavailable` where engines cannot be built, with the fix.
         runnable: raises `BackendUnavailable` where engines built so cannot run, with the reason.
-        target: returns the facts about the machine that an engine depends on, as JSON.
-        build: writes an engine; raises `BackendError`, and leaves none behind, where it cannot be
-            built or does not have the precision of the job.
+        target: returns what an engine depends on beside graph and options, as JSON.
+        build: writes an engine, returns the builder's warnings; raises `BackendError`.
+        inspect: returns the evidence for the types of an engine that was built.
         load: opens an engine file to run on that many CPU threads; raises `BackendError`.
     """
 
     suffix: str
     precision: str
     tolerance: float
+    strongly_typed: bool
     version: Callable[[], str]
     check: Callable[[], None]
     runnable: Callable[[Build], None]
     target: Callable[[Build], dict[str, Any]]
-    build: Callable[[Job], Built]
+    build: Callable[[Job], list[str]]
+    inspect: Callable[[Job], Evidence]
     load: Callable[[Path, int], Engine]
