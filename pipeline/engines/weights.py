@@ -114,9 +114,7 @@ def read_model(source: Path) -> Any:
         raise BackendError(f"{source} is not an ONNX model ({e}); make it again") from e
 
 
-def _dequantised(
-    values: NDArray[Any], node: Any, constants: dict[str, Any]
-) -> NDArray[np.float32]:
+def _dequantised(values: NDArray[Any], node: Any, constants: dict[str, Any]) -> NDArray[np.float32]:
     """Return (values - zero point) · scale, per tensor or per channel."""
     from onnx import numpy_helper
 
