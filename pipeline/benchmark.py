@@ -13,9 +13,11 @@ import numpy as np
 from models.errors import BackendError
 from pipeline.attribution import Saving, savings
 from pipeline.contenders import Contender, Metrics, Refusal, contenders, not_timed
-from pipeline.engines.interface import Images
+from pipeline.engines.interface import Images, LayerTime
 from pipeline.footprint import Footprint, footprints
+from pipeline.layer_profile import homes, shares
 from pipeline.measurement import Measured, Timed, measure_engines, numbers
+from pipeline.onnx_graph import load_onnx
 from pipeline.params import Params
 from pipeline.timing import Latency, latency, no_garbage_collection, stopwatch
 
@@ -37,7 +39,14 @@ def measure(run: Callable[[], object], *, warmup: int, repeats: int) -> Latency:
 
 
 def benchmark(
-    variant: str, built: Metrics, verified: Metrics, engines: Path, images: Images, params: Params
+    variant: str,
+    built: Metrics,
+    verified: Metrics,
+    engines: Path,
+    *,
+    graph: Callable[[Contender], Path],
+    images: Images,
+    params: Params,
 ) -> dict[str, Any]:
     """Time every engine of a variant that is proven and can run here.
 
@@ -46,6 +55,7 @@ def benchmark(
         built: the build metrics.
         verified: the verify metrics.
         engines: the folder which the files of the build metrics lie in.
+        graph: returns the ONNX file that an engine was built from.
         images: normalised; repeated where a batch is larger.
         params: `benchmark` says how to time, `build` what the engines were built for.
 
@@ -58,6 +68,7 @@ def benchmark(
     """
     timed, refused = contenders(variant, built, verified, engines, params.build)
     measured = measure_engines(timed, images, params.benchmark)
+    profiles = {one: _profile(layers, graph(one)) for one, layers in measured.layers.items()}
     memory, no_memory = _memory(timed, images, measured)
     removed = {level["level"]: level["removed"] for level in built["levels"]}
     saved = _savings(measured, removed)
@@ -76,6 +87,7 @@ def benchmark(
                 "saved_ms": saved.get(level, {}),
                 "memory": _by_engine(memory, level),
                 "energy_mj_per_image": _by_engine(measured.energy, level),
+                "profile_ms": _by_engine(profiles, level),
                 "not_timed": _reasons(refused, level),
             }
             for level, blocks in removed.items()
@@ -104,6 +116,17 @@ def _warmups(measured: Measured, level: int) -> Tree:
     for one, size, timed in _of_level(measured, level):
         _put(tree, (one.precision, one.backend, str(size)), asdict(timed.warmup))
     return tree
+
+
+def _profile(layers: Sequence[LayerTime], graph: Path) -> dict[str, Any]:
+    """Return the layers' times by block: ``{blocks, outside_blocks, fused_across_blocks, …}``."""
+    found = asdict(shares(layers, homes(load_onnx(graph))))
+    return {
+        row: {name: round(ms, 4) for name, ms in share.items()}
+        if isinstance(share, dict)
+        else round(share, 4)
+        for row, share in found.items()
+    }
 
 
 def _memory(

@@ -71,6 +71,14 @@ def contenders(
     return timed, refused
 
 
+def graph_of(one: Contender, typed: Metrics) -> str:
+    """Return the graph that an engine was built from, as the precision metrics name its file."""
+    [level] = [level for level in typed["levels"] if level["level"] == one.level]
+    graph = level["graphs"][one.precision]
+    file: str = graph.get("files", {}).get(one.backend, graph["file"])
+    return file
+
+
 def not_timed(built: Metrics, timed: list[Contender], refused: list[Refusal]) -> dict[str, str]:
     """Return why a backend was not timed at all, for every backend that was not."""
     reasons = {name: f"not built: {reason}" for name, reason in built["not_available"].items()}

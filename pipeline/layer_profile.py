@@ -9,7 +9,8 @@ of the layer is known, to none. Nothing is divided by guess.
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from statistics import median
 
 from onnx import ModelProto, NodeProto
 
@@ -88,6 +89,13 @@ def shares(layers: Iterable[LayerTime], where: Homes) -> Shares:
         else:
             blocks[found[0]] += layer.ms
     return Shares(dict(blocks), outside, dict(fused), unknown)
+
+
+def typical(runs: Sequence[Sequence[LayerTime]]) -> list[LayerTime]:
+    """Return each layer with its median time over several runs of one engine."""
+    return [
+        replace(times[0], ms=median(time.ms for time in times)) for times in zip(*runs, strict=True)
+    ]
 
 
 def nodes_named(layer: str, order: Mapping[str, int]) -> list[str]:

@@ -14,8 +14,9 @@ from pipeline.bootstrap import Rounds
 from pipeline.contenders import Contender
 from pipeline.energy import energy_mj_per_image
 from pipeline.engines import BACKENDS
-from pipeline.engines.interface import Bound, Engine, Images
+from pipeline.engines.interface import Bound, Engine, Images, LayerTime
 from pipeline.engines.machine import usable_cores
+from pipeline.layer_profile import typical
 from pipeline.params import Benchmark
 from pipeline.progress import progress
 from pipeline.protocol import pinned, protocol
@@ -30,6 +31,8 @@ from pipeline.timing import (
 )
 
 Opened = Mapping[Contender, Engine]
+
+PROFILES = 5  # runs with the profiler
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Measured:
         timings: by batch size.
         energy: mJ per image at the largest batch, by what used it; empty where nothing tells.
         no_energy: why energy meters are missing.
+        layers: typical times at the largest batch, of engines whose backend has a profiler.
         protocol: how it was measured.
         conditions: clocks, temperatures and load, at the start and at the end.
     """
@@ -67,6 +71,7 @@ class Measured:
     timings: Timings
     energy: dict[Contender, dict[str, float]]
     no_energy: dict[str, str]
+    layers: dict[Contender, list[LayerTime]]
     protocol: dict[str, Any]
     conditions: dict[str, Any]
 
@@ -90,9 +95,12 @@ def measure_engines(timed: Sequence[Contender], images: Images, settings: Benchm
         timings = {
             size: _time(opened, _batch(images, size), settings) for size in settings.batch_sizes
         }
-        energy, no_energy = _energy(opened, _batch(images, settings.batch_sizes[-1]))
+        largest = _batch(images, settings.batch_sizes[-1])
+        energy, no_energy = _energy(opened, largest)
+        layers = _layers(opened, largest)
         conditions = {"before": before, "after": meters.conditions()}
-        return Measured(timings, energy, no_energy, protocol(settings, threads), conditions)
+        facts = protocol(settings, threads)
+        return Measured(timings, energy, no_energy, layers, facts, conditions)
 
 
 def numbers(durations: Rounds) -> dict[str, Any]:
@@ -115,6 +123,15 @@ def _energy(
         for one, engine in opened.items()
     }
     return used, absent
+
+
+def _layers(opened: Opened, batch: Images) -> dict[Contender, list[LayerTime]]:
+    profilers = {one: engine(batch).layer_times for one, engine in opened.items()}
+    return {
+        one: typical([profiler() for _ in range(PROFILES)])
+        for one, profiler in profilers.items()
+        if profiler
+    }
 
 
 def _batch(images: Images, size: int) -> Images:

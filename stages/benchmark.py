@@ -4,6 +4,7 @@ from typing import Any
 
 from pipeline.artifacts import artifacts_dir, metrics_path, read_json, write_json
 from pipeline.benchmark import benchmark
+from pipeline.contenders import graph_of
 from pipeline.data import validation_sample
 from pipeline.params import load_params
 from pipeline.protocol import machine, protocol_lines
@@ -14,13 +15,17 @@ def main(variant: str) -> None:
     """Time every engine that passed the parity ladder and can run here; say which did not."""
     params = load_params()
     params.variant(variant)
+    built, verified, typed = (
+        read_json(metrics_path(stage, variant)) for stage in ("build", "verify", "precision")
+    )
     timed = benchmark(
         variant,
-        read_json(metrics_path("build", variant)),
-        read_json(metrics_path("verify", variant)),
+        built,
+        verified,
         artifacts_dir("build", variant),
-        validation_sample(artifacts_dir("prepare"), max(params.benchmark.batch_sizes)),
-        params,
+        graph=lambda one: artifacts_dir("precision", variant) / graph_of(one, typed),
+        images=validation_sample(artifacts_dir("prepare"), max(params.benchmark.batch_sizes)),
+        params=params,
     )
     target = machine(artifacts_dir("probe") / "target.json")
     write_json(metrics_path("benchmark", variant), {"variant": variant, "target": target, **timed})

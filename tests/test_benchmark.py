@@ -48,6 +48,10 @@ def test_garbage_waits_until_the_timing_is_over():
     assert gc.isenabled()
 
 
+def no_graph(one):
+    raise AssertionError(f"no profiler on the CPU, so no need of the graph of {one}")
+
+
 @pytest.fixture(scope="module")
 def params():
     params = load_params(ROOT / "params.yaml")
@@ -71,7 +75,7 @@ def metrics(params, tmp_path_factory):
         if (rung["precision"], rung["backend"]) == ("int8", "onnxruntime"):
             rung |= {"status": "failed", "reason": "cosine 0.51 < 0.97"}
     images = some_images(4)  # fewer than the batch
-    return benchmark("dense", built, proven, folder, images, params)
+    return benchmark("dense", built, proven, folder, graph=no_graph, images=images, params=params)
 
 
 def test_every_proven_engine_is_timed_at_every_batch_size(metrics):
@@ -163,8 +167,9 @@ def test_cores_that_the_process_may_not_use_are_refused(params, tmp_path):
             built,
             verified(built, tmp_path),
             tmp_path,
-            some_images(1),
-            params.model_copy(update={"benchmark": how}),
+            graph=no_graph,
+            images=some_images(1),
+            params=params.model_copy(update={"benchmark": how}),
         )
 
 
@@ -175,7 +180,11 @@ def test_the_stage_on_real_images(tmp_path, prepared):
     engines = tmp_path / "artifacts/build/dense"
     built = write_engines(engines, size=32, depths=(4, 1))
     (tmp_path / "artifacts/prepare").symlink_to(prepared)
-    for stage, content in (("build", built), ("verify", verified(built, engines))):
+    for stage, content in {
+        "build": built,
+        "verify": verified(built, engines),
+        "precision": {"levels": []},
+    }.items():
         (tmp_path / "metrics" / stage).mkdir(parents=True)
         (tmp_path / "metrics" / stage / "dense.json").write_text(json.dumps(content))
     for stage in (["probe"], ["benchmark", "dense"]):

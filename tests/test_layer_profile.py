@@ -15,7 +15,8 @@ from models.zoo import create
 from pipeline.collapse import collapse_onnx
 from pipeline.engines.interface import LayerTime
 from pipeline.export import export_onnx
-from pipeline.layer_profile import Homes, homes, nodes_named, shares
+from pipeline.layer_profile import Homes, homes, nodes_named, shares, typical
+from pipeline.onnx_graph import Boundary, record_boundaries
 
 # A stem, two blocks, a head: nodes in the order of the graph.
 NODES = {
@@ -113,6 +114,30 @@ def test_no_time_is_lost_or_counted_twice(drawn):
     total = sum(found.blocks.values()) + sum(found.fused_across_blocks.values())
     total += found.outside_blocks + found.not_attributed
     assert total == pytest.approx(sum(layer.ms for layer in layers))
+
+
+def test_the_typical_run_is_the_median_of_each_layer():
+    runs = [[LayerTime("a", ms), LayerTime("b", 2 * ms, ("n",))] for ms in (1.0, 9.0, 2.0)]
+    assert typical(runs) == [LayerTime("a", 2.0), LayerTime("b", 4.0, ("n",))]
+
+
+def test_constants_belong_to_the_block_that_needs_them_and_shapes_of_the_input_do_not():
+    make = onnx.helper.make_node
+    nodes = [
+        make("Shape", ["images"], ["shape"], "shape_of_the_input"),
+        make("Relu", ["images"], ["begin"], "stem"),
+        make("Constant", [], ["weight"], "weight", value_float=2.0),
+        make("Mul", ["begin", "weight"], ["scaled"], "multiply"),
+        make("Reshape", ["scaled", "shape"], ["end"], "reshape"),
+        make("Relu", ["end"], ["logits"], "head"),
+    ]
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 4])
+        for name in ("images", "logits")
+    ]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:]))
+    record_boundaries(model, [Boundary("block", ["begin"], ["end"], "")])
+    assert homes(model).block == dict.fromkeys(["weight", "multiply", "reshape"], "block")
 
 
 @pytest.fixture(scope="module")
