@@ -16,7 +16,10 @@ RUN_BYTES = 64  # of a weight that are looked for
 DISTINCT = 8  # values a run must have: zeros are found everywhere
 LARGEST = 64  # weights that are looked for
 # How engines lay weights out: as ONNX does, channels last, input channels first.
-LAYOUTS = {2: [(0, 1), (1, 0)], 4: [(0, 1, 2, 3), (0, 2, 3, 1), (1, 0, 2, 3)]}
+LAYOUTS: dict[int, list[tuple[int, ...]]] = {
+    2: [(0, 1), (1, 0)],
+    4: [(0, 1, 2, 3), (0, 2, 3, 1), (1, 0, 2, 3)],
+}
 
 
 @dataclass(frozen=True)
@@ -114,9 +117,7 @@ def read_model(source: Path) -> Any:
         raise BackendError(f"{source} is not an ONNX model ({e}); make it again") from e
 
 
-def _dequantised(
-    values: NDArray[Any], node: Any, constants: dict[str, Any]
-) -> NDArray[np.float32]:
+def _dequantised(values: NDArray[Any], node: Any, constants: dict[str, Any]) -> NDArray[np.float32]:
     """Return (values - zero point) · scale, per tensor or per channel."""
     from onnx import numpy_helper
 
