@@ -11,6 +11,7 @@ from tiny_onnx import CLASSES, SIZE, write_network
 from models.hashing import file_sha256
 from pipeline.data import Dataset, Split, batches
 from pipeline.engines import BACKENDS
+from pipeline.engines.interface import Job
 from pipeline.engines.machine import cuda_devices
 from pipeline.engines.onnxruntime import runner
 from pipeline.params import Batch, Build
@@ -72,7 +73,7 @@ def inputs(network: Path) -> Inputs:
 
 def engine_of(source: Path, folder: Path, inputs: Inputs) -> Path:
     target = folder / "engine.onnx"
-    BACKENDS["onnxruntime"].build(source, target, inputs.build)
+    BACKENDS["onnxruntime"].build(Job(source, target, "fp32", inputs.build))
     return target
 
 

@@ -1,5 +1,6 @@
 """ONNX Runtime: graphs optimised ahead of time, run on the CPU, or on CUDA where it can."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from pipeline.params import Build
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 WARNINGS, ONLY_ERRORS = 2, 3
+STAMP = re.compile(r"\x1b\[[\d;]*m|[\d-]+ [\d:.]+ (?=\[)")  # colours and the time of a message
 
 
 def version() -> str:
@@ -60,7 +62,7 @@ def build(job: Job) -> list[str]:
     """
     with captured_stderr() as printed:
         _open(job.source, usable_cores(), optimise=True, optimised=job.target)
-    return printed
+    return [STAMP.sub("", line) for line in printed]
 
 
 def inspect(job: Job) -> Evidence:

@@ -110,9 +110,8 @@ def _context(opened: Opened, shape: Shape) -> Context:
     how = [opened.kernels.runtime] if opened.kernels else []
     context = engine.create_execution_context(*how)
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    names.sort(key=lambda name: engine.get_tensor_mode(name) != trt.TensorIOMode.INPUT)
-    given, wanted = names  # the input sorts first
-    if not context.set_input_shape(given, shape):
+    names.sort(key=lambda name: engine.get_tensor_mode(name) != trt.TensorIOMode.INPUT)  # first
+    if not context.set_input_shape(names[0], shape):
         raise BackendError(
             f"{flavour.title} refuses images of {shape}; build.batch says which batches engines "
             f"take: {'; '.join(said.errors)}"
@@ -149,7 +148,8 @@ def _replay(context: Context) -> Replay:
 def _device_ms(context: Context, replay: Replay) -> float:
     import torch
 
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    event = partial(torch.cuda.Event, enable_timing=True)
+    start, end = event(), event()
     with torch.cuda.stream(context.stream):
         start.record()
         replay.start()

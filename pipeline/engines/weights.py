@@ -16,7 +16,10 @@ RUN_BYTES = 64  # of a weight that are looked for
 DISTINCT = 8  # values a run must have: zeros are found everywhere
 LARGEST = 64  # weights that are looked for
 # How engines lay weights out: as ONNX does, channels last, input channels first.
-LAYOUTS = {2: [(0, 1), (1, 0)], 4: [(0, 1, 2, 3), (0, 2, 3, 1), (1, 0, 2, 3)]}
+LAYOUTS: dict[int, list[tuple[int, ...]]] = {
+    2: [(0, 1), (1, 0)],
+    4: [(0, 1, 2, 3), (0, 2, 3, 1), (1, 0, 2, 3)],
+}
 
 
 @dataclass(frozen=True)
