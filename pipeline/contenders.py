@@ -15,13 +15,18 @@ Metrics = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Contender:
-    """One engine that is proven equal to its graph and can run here."""
+    """One engine that is proven equal to its graph and can run here.
+
+    Accuracies are those of these very bytes, as its rung of the ladder measured them.
+    """
 
     variant: str
     level: int
     precision: str
     backend: str
     engine: Path
+    val_accuracy_pct: float
+    test_accuracy_pct: float
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,13 @@ def contenders(
         rungs = _engine_rungs(verified, number)
         for precision, backend, engine in _engines(level):
             path = folder / engine["file"]
-            reason = _unproven(rungs.get((precision, backend)), path) or runnable[backend]
+            rung = rungs.get((precision, backend), {})
+            reason = _unproven(rung, path) or runnable[backend]
             if reason:
                 refused.append(Refusal(variant, number, precision, backend, reason))
             else:
-                timed.append(Contender(variant, number, precision, backend, path))
+                accuracies = (rung[f"{split}_accuracy_pct"] for split in ("val", "test"))
+                timed.append(Contender(variant, number, precision, backend, path, *accuracies))
         refused += [
             Refusal(variant, number, precision, backend, f"not built: {reason}")
             for precision, by_backend in level["failed"].items()
@@ -105,9 +112,9 @@ def _engine_rungs(verified: Metrics, level: int) -> dict[tuple[str, str], Metric
     }
 
 
-def _unproven(rung: Metrics | None, engine: Path) -> str | None:
+def _unproven(rung: Metrics, engine: Path) -> str | None:
     """Return why the engine may not be timed; None where its rung passed with these very bytes."""
-    if rung is None:
+    if not rung:
         return "its parity was not checked"
     if rung["status"] != "passed":
         verb = "failed" if rung["status"] == "failed" else "not run"

@@ -36,6 +36,8 @@ def test_all_that_passed_is_timed_and_the_rest_is_listed_with_its_reason(metrics
     assert {(one.level, one.precision, one.backend) for one in timed} == {
         (level, precision, "onnxruntime") for level in range(3) for precision in ("fp32", "int8")
     }
+    [deep] = [one for one in timed if (one.level, one.precision) == (2, "int8")]
+    assert (deep.val_accuracy_pct, deep.test_accuracy_pct) == (88.75, 88.5)
     assert {(one.backend, one.precision): one.reason for one in refused} == {
         ("tensorrt_rtx", "fp32"): "parity not run: no CUDA device",
         ("onnxruntime", "bf16"): "not built: no bf16 convolution",
@@ -97,7 +99,8 @@ def test_a_device_that_is_gone_since_the_ladder_was_climbed_is_told(metrics):
     built, proven, folder = metrics
     for rung in engine_rungs(proven):
         if rung["backend"] == "tensorrt_rtx":
-            rung |= {"status": "passed", "sha256": file_sha256(next(folder.rglob("*.engine")))}
+            plan = next(folder.rglob("*.engine"))
+            rung |= {"status": "passed", "sha256": file_sha256(plan)}
     timed, refused = contenders("dense", built, proven, folder, OPTIONS)
     if cuda_devices():
         pytest.skip("there is a CUDA device")
