@@ -71,7 +71,7 @@ def _table(rows: Sequence[Row], reference: str) -> str:
     largest = f"batch {sizes[-1]}"
     header = ["variant", "level", "precision", "backend", "removed", "val %", "test %"]
     header += [f"p50 ms, batch {size}" for size in sizes[:-1]]
-    header += [f"p50 ms, {largest}", "95 %", "p90", "p99"]
+    header += [f"p50 ms, {largest}", "95 %", "p90", "p99", "device p50"]
     header += ["images/s", f"times {reference}"]
     engines: dict[tuple[Any, ...], dict[int, Row]] = {}
     for row in rows:
@@ -97,6 +97,7 @@ def _cells(by_size: Mapping[int, Row], sizes: Sequence[int]) -> list[str]:
         f"{low:.2f}–{high:.2f}" if low is not None else "–",
         f"{row['p90_ms']:.2f}",
         f"{row['p99_ms']:.2f}",
+        f"{row['device_ms']['p50']:.2f}" if "device_ms" in row else "–",
         f"{row['images_per_s']:.0f}",
         f"{ratio:.2f}" if ratio else "–",
     ]
