@@ -9,10 +9,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup data preset repro test check ui clean
+.PHONY: help setup data preset repro bench test check device-check ui clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(READY) ## make the environment in .venv from requirements.lock
 
@@ -32,6 +32,9 @@ repro: setup ## run the whole pipeline, print the table of variants
 	@echo; cat reports/summary.md; echo
 	@echo "Compare the variants in the MLflow UI: make ui"
 
+bench: setup ## time all that can run here: make bench ARGS="--min-accuracy 90 --batch 1 128"
+	@python -m stages.bench $(ARGS)
+
 test: setup ## run the tests
 	@python -m pytest
 
@@ -41,6 +44,9 @@ check: setup ## format, lint, types, import contracts and tests
 	mypy
 	lint-imports
 	python -m pytest
+
+device-check: setup ## prove on a machine with a GPU what only a GPU can prove
+	@python scripts/device_check.py
 
 ui: setup ## open the MLflow UI on this machine
 	@python -m stages.ui

@@ -20,6 +20,7 @@ from models.surgery import bypass
 from models.zoo import create
 from pipeline.collapse import collapse_onnx
 from pipeline.engines import BACKENDS, onnxruntime
+from pipeline.engines.interface import Job
 from pipeline.evaluate import reestimate_batch_norm
 from pipeline.export import export_onnx
 from pipeline.params import Batch, Build
@@ -86,7 +87,8 @@ def _measure(row: Row, begin: Callable[[str], None], folder: Path) -> None:
     require(parity, TOLERANCE, "PyTorch and the collapsed graph")
     require(of_signal, 10 * TOLERANCE, "PyTorch and the collapsed graph, mean taken off")
     begin("engine")
-    BACKENDS["tensorrt_rtx"].build(folder / "shallow.onnx", folder / "engine", ENGINE)
+    job = Job(folder / "shallow.onnx", folder / "engine", "fp32", ENGINE)
+    BACKENDS["tensorrt_rtx"].build(job)
     row["engine_bytes"] = (folder / "engine").stat().st_size
     begin("done")
 

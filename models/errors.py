@@ -9,7 +9,8 @@ ShoalError
 ├── ArtifactError            a file of an earlier stage is missing or damaged
 ├── ParityError              two networks that must agree do not
 └── BackendError             an engine could not be built or run
-    └── BackendUnavailable   the backend's package or device is not here
+    ├── BackendUnavailable   the backend's package, device or arithmetic is not here
+    └── PrecisionError       a graph or an engine is not of the precision on its label
 """
 
 import difflib
@@ -53,7 +54,11 @@ class BackendError(ShoalError):
 
 
 class BackendUnavailable(BackendError):  # noqa: N818 - a state of the machine, not a mistake
-    """The backend's package or device is not on this machine."""
+    """The backend's package or device is not on this machine, or has no such arithmetic."""
+
+
+class PrecisionError(BackendError):
+    """A graph or an engine does not hold the types that its label says."""
 
 
 def near_matches(name: str, known: Iterable[str]) -> str:

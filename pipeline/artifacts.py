@@ -117,3 +117,12 @@ def sole_writer(folder: Path) -> Iterator[None]:
                 f"another process is still writing to {folder}; wait for it or stop it"
             ) from e
         yield
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait until no other process or thread holds `path`, and hold it: ``<path>.lock``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,107 +1,61 @@
-"""Latency of every engine that can run here, level against level in the same minutes.
+"""The step `benchmark`: the latencies of one variant, and what each removed block saved.
 
-Levels take turns in rounds of random order, so that a machine that grows hot or busy slows all of
-them alike, and an engine is timed only if its logits are those of the ONNX network it came from.
+Which engines may be timed is in `pipeline.contenders`, how in `pipeline.measurement`.
 """
 
-import gc
-import random
-import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from models.errors import BackendUnavailable, ParityError
-from pipeline.engines import BACKENDS
-from pipeline.engines.interface import Engine, Images
-from pipeline.engines.machine import usable_cores
-from pipeline.engines.onnxruntime import runner
-from pipeline.params import Benchmark, Build, Params
-from pipeline.progress import progress
+from models.errors import BackendError
+from pipeline.attribution import Saving, savings
+from pipeline.contenders import Contender, Metrics, Refusal, contenders, not_timed
+from pipeline.engines.interface import Images, LayerTime
+from pipeline.footprint import Footprint, footprints
+from pipeline.layer_profile import homes, shares
+from pipeline.measurement import Measured, Timed, measure_engines, numbers
+from pipeline.onnx_graph import load_onnx
+from pipeline.params import Params
+from pipeline.timing import Latency, latency, no_garbage_collection, stopwatch
 
-Key = TypeVar("Key", bound=Hashable)
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Percentiles of one callable's duration in ms, over that many timed calls."""
-
-    p50: float
-    p90: float
-    p99: float
-    samples: int
+Tree = dict[str, Any]  # nested by precision, backend and batch size
 
 
 def measure(run: Callable[[], object], *, warmup: int, repeats: int) -> Latency:
     """Time `repeats` calls of `run`, after `warmup` calls that are not timed.
 
-    `run` must return only when its work is done: a GPU has to be waited for.
+    `run` must return only when its work is done: a GPU has to be waited for. The interval takes
+    the calls for independent of each other.
     """
-    return measure_interleaved({0: run}, warmup=warmup, rounds=1, repeats=repeats)[0]
-
-
-def measure_interleaved(
-    runs: Mapping[Key, Callable[[], object]], *, warmup: int, rounds: int, repeats: int
-) -> dict[Key, Latency]:
-    """Time all `runs` in turn: every round calls each of them `repeats` times, in a new order.
-
-    The orders are random but always the same. `warmup` calls of each come first, not timed, and
-    no garbage is collected meanwhile.
-    """
-    for run in runs.values():
-        for _ in range(warmup):
-            run()
-    durations: dict[Key, list[int]] = {key: [] for key in runs}
-    with _no_garbage_collection():
-        for order in progress(_orders(list(runs), rounds), "timing", total=rounds, unit="round"):
-            for key in order:
-                durations[key].extend(_duration_ns(runs[key]) for _ in range(repeats))
-    return {key: _latency(taken) for key, taken in durations.items()}
-
-
-def _orders(keys: list[Key], rounds: int) -> Iterator[list[Key]]:
-    shuffle = random.Random(0)
-    for _ in range(rounds):
-        shuffle.shuffle(keys)
-        yield list(keys)
-
-
-def _duration_ns(run: Callable[[], object]) -> int:
-    start = time.perf_counter_ns()
-    run()
-    return time.perf_counter_ns() - start
-
-
-def _latency(durations_ns: list[int]) -> Latency:
-    p50, p90, p99 = (float(p) / 1e6 for p in np.percentile(durations_ns, [50, 90, 99]))
-    return Latency(p50, p90, p99, len(durations_ns))
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+    for _ in range(warmup):
+        run()
+    timer = stopwatch(run)
+    with no_garbage_collection():
+        durations = np.array([[timer()] for _ in range(repeats)])
+    return latency(durations)
 
 
 def benchmark(
-    built: dict[str, Any], engines: Path, networks: Path, images: Images, params: Params
+    variant: str,
+    built: Metrics,
+    verified: Metrics,
+    engines: Path,
+    *,
+    graph: Callable[[Contender], Path],
+    images: Images,
+    params: Params,
 ) -> dict[str, Any]:
-    """Check and time every engine that was built and can run here.
+    """Time every engine of a variant that is proven and can run here.
 
     Args:
+        variant: its name.
         built: the build metrics.
-        engines: the folder their files lie in.
-        networks: the folder of the ONNX files ``level_<n>.onnx`` they were built from.
+        verified: the verify metrics.
+        engines: the folder which the files of the build metrics lie in.
+        graph: returns the ONNX file that an engine was built from.
         images: normalised; repeated where a batch is larger.
         params: `benchmark` says how to time, `build` what the engines were built for.
 
@@ -109,86 +63,132 @@ def benchmark(
         The benchmark metrics, but for the facts about the machine.
 
     Raises:
-        ParityError: an engine does not compute what its ONNX network does.
-        BackendError: an engine cannot be opened or run though its backend can run here.
+        ArtifactError: an engine file is missing.
+        ParamsError, BackendError: as `measure_engines`.
     """
-    backends, not_timed = _runnable(built, params.build)
-    threads = params.benchmark.threads or usable_cores()
-    levels: list[dict[str, Any]] = [
-        {"level": level["level"], "removed": level["removed"], "parity": {}, "latency_ms": {}}
-        for level in built["levels"]
-    ]
-    for name in backends:
-        opened = [
-            BACKENDS[name].load(engines / level["engines"][name]["file"], threads)
-            for level in built["levels"]
-        ]
-        for level, engine in zip(levels, opened, strict=True):
-            network = networks / f"level_{level['level']}.onnx"
-            level["parity"][name] = _check_parity(name, engine, network, images)
-        for level, latencies in zip(levels, _time(opened, images, params.benchmark), strict=True):
-            level["latency_ms"][name] = latencies
-    protocol = _protocol(params.benchmark, threads, backends)
-    return {"protocol": protocol, "not_timed": not_timed, "levels": levels}
-
-
-def _runnable(built: dict[str, Any], options: Build) -> tuple[list[str], dict[str, str]]:
-    """Return the backends that can be timed, and why the others cannot."""
-    runnable = []
-    reasons = {name: f"not built: {reason}" for name, reason in built["not_available"].items()}
-    for name in dict.fromkeys(name for level in built["levels"] for name in level["engines"]):
-        try:
-            BACKENDS[name].runnable(options)
-            runnable.append(name)
-        except BackendUnavailable as e:
-            reasons[name] = str(e)
-    return runnable, reasons
-
-
-def _check_parity(name: str, engine: Engine, network: Path, images: Images) -> float:
-    """Return the largest difference from the ONNX network's logits, over the largest of them."""
-    expected = runner(network)(images)
-    error = float(np.abs(engine(images)() - expected).max() / np.abs(expected).max())
-    if not error <= BACKENDS[name].tolerance:  # NaN is not
-        raise ParityError(
-            f"the {name} engine of {network} is off by {error:.1e} of the largest logit; "
-            f"{BACKENDS[name].tolerance:.0e} is allowed. Leave {name} out of build.backends, or "
-            "build with another version of it"
-        )
-    return error
-
-
-def _time(
-    engines: list[Engine], images: Images, settings: Benchmark
-) -> list[dict[str, dict[str, float]]]:
-    """Return for each engine ``{batch: {p50, p90, p99, images_per_s}}``, in ms."""
-    timed: list[dict[str, dict[str, float]]] = [{} for _ in engines]
-    for size in settings.batch_sizes:
-        batch = np.resize(images, (size, *images.shape[1:]))  # repeats the images if need be
-        measured = measure_interleaved(
-            {number: engine(batch) for number, engine in enumerate(engines)},
-            warmup=settings.warmup,
-            rounds=settings.rounds,
-            repeats=settings.repeats,
-        )
-        for number, latency in measured.items():
-            timed[number][str(size)] = {
-                "p50": round(latency.p50, 4),
-                "p90": round(latency.p90, 4),
-                "p99": round(latency.p99, 4),
-                "images_per_s": round(1e3 * size / latency.p50, 1),
-            }
-    return timed
-
-
-def _protocol(settings: Benchmark, threads: int, timed: list[str]) -> dict[str, Any]:
+    timed, refused = contenders(variant, built, verified, engines, params.build)
+    measured = measure_engines(timed, images, params.benchmark)
+    profiles = {one: _profile(layers, graph(one)) for one, layers in measured.layers.items()}
+    memory, no_memory = _memory(timed, images, measured)
+    removed = {level["level"]: level["removed"] for level in built["levels"]}
+    saved = _savings(measured, removed)
     return {
-        "warmup": settings.warmup,
-        "rounds": settings.rounds,
-        "repeats": settings.repeats,
-        "threads": threads,
-        "batch_sizes": settings.batch_sizes,
-        "order": "interleaved",
-        "measured": "from images on the device to logits in host memory",
-        "precision": {name: BACKENDS[name].precision for name in timed},
+        "protocol": measured.protocol,
+        "conditions": measured.conditions,
+        "not_timed": not_timed(built, timed, refused),
+        "no_energy": measured.no_energy,
+        "no_memory": no_memory,
+        "levels": [
+            {
+                "level": level,
+                "removed": blocks,
+                "latency_ms": _latencies(measured, level),
+                "warmup": _warmups(measured, level),
+                "saved_ms": saved.get(level, {}),
+                "memory": _by_engine(memory, level),
+                "energy_mj_per_image": _by_engine(measured.energy, level),
+                "profile_ms": _by_engine(profiles, level),
+                "not_timed": _reasons(refused, level),
+            }
+            for level, blocks in removed.items()
+        ],
     }
+
+
+def _latencies(measured: Measured, level: int) -> Tree:
+    """Return ``{precision: {backend: {batch: {p50, p50_ci, p90, p99, images_per_s, device}}}}``."""
+    tree: Tree = {}
+    for one, size, timed in _of_level(measured, level):
+        _put(tree, (one.precision, one.backend, str(size)), _latency_entry(timed, size))
+    return tree
+
+
+def _latency_entry(timed: Timed, size: int) -> dict[str, Any]:
+    entry = numbers(timed.host)
+    entry["images_per_s"] = round(1e3 * size / entry["p50"], 1)
+    if timed.device is not None:
+        entry["device"] = {**numbers(timed.device), "how": timed.device_how}
+    return entry
+
+
+def _warmups(measured: Measured, level: int) -> Tree:
+    tree: Tree = {}
+    for one, size, timed in _of_level(measured, level):
+        _put(tree, (one.precision, one.backend, str(size)), asdict(timed.warmup))
+    return tree
+
+
+def _profile(layers: Sequence[LayerTime], graph: Path) -> dict[str, Any]:
+    """Return the layers' times by block: ``{blocks, outside_blocks, fused_across_blocks, …}``."""
+    found = asdict(shares(layers, homes(load_onnx(graph))))
+    return {
+        row: {name: round(ms, 4) for name, ms in share.items()}
+        if isinstance(share, dict)
+        else round(share, 4)
+        for row, share in found.items()
+    }
+
+
+def _memory(
+    timed: Sequence[Contender], images: Images, measured: Measured
+) -> tuple[dict[Contender, Footprint], str | None]:
+    facts = measured.protocol
+    try:
+        found = footprints(timed, images.shape[1:], facts["batch_sizes"], facts["threads"])
+    except BackendError as e:
+        return {}, str(e)
+    return found, None if found else "this system does not tell a process's memory"
+
+
+def _by_engine(values: Mapping[Contender, Mapping[str, Any]], level: int) -> Tree:
+    tree: Tree = {}
+    for one, value in values.items():
+        if one.level == level and value:
+            _put(tree, (one.precision, one.backend), value)
+    return tree
+
+
+def _reasons(refused: Sequence[Refusal], level: int) -> Tree:
+    tree: Tree = {}
+    for refusal in refused:
+        if refusal.level == level:
+            _put(tree, (refusal.precision, refusal.backend), refusal.reason)
+    return tree
+
+
+def _savings(measured: Measured, removed: Mapping[int, Sequence[str]]) -> dict[int, Tree]:
+    """Return by level ``{precision: {backend: {batch: {blocks, since_level, ms, ms_ci}}}}``."""
+    trees: dict[int, Tree] = {}
+    for size, timings in measured.timings.items():
+        kinds = dict.fromkeys((one.precision, one.backend) for one in timings)
+        for kind in kinds:
+            durations = {
+                one.level: timed.host
+                for one, timed in timings.items()
+                if (one.precision, one.backend) == kind
+            }
+            for level, saving in savings(removed, durations).items():
+                _put(trees.setdefault(level, {}), (*kind, str(size)), _rounded(saving))
+    return trees
+
+
+def _rounded(saving: Saving) -> dict[str, Any]:
+    entry = asdict(saving) | {"ms": round(saving.ms, 4)}
+    if saving.ms_ci is None:
+        del entry["ms_ci"]
+    else:
+        entry["ms_ci"] = [round(ms, 4) for ms in saving.ms_ci]
+    return entry
+
+
+def _of_level(measured: Measured, level: int) -> Iterator[tuple[Contender, int, Timed]]:
+    for size, timings in measured.timings.items():
+        for one, timed in timings.items():
+            if one.level == level:
+                yield one, size, timed
+
+
+def _put(tree: Tree, path: Sequence[str], value: Any) -> None:
+    for key in path[:-1]:
+        tree = tree.setdefault(key, {})
+    tree[path[-1]] = value

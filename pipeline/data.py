@@ -122,6 +122,18 @@ def batches(
         yield images.float().mul_(scale).add_(shift), _to(device, split.labels[rows])
 
 
+def validation_sample(folder: Path, n: int) -> Float32[np.ndarray, "n c h w"]:
+    """Return up to `n` validation images of a folder written by `prepare`, normalised.
+
+    Raises:
+        ArtifactError: as `load`.
+    """
+    data = load(folder)
+    some = subset(data.validation, n, seed=0)
+    [(images, _)] = batches(some, len(some), mean=data.mean, std=data.std, device="cpu")
+    return images.numpy()
+
+
 def batch_count(split: Split, batch_size: int) -> int:
     """Return how many batches `batches` yields."""
     return sum(1 for _ in _batch_rows(len(split), batch_size, None))

@@ -192,6 +192,9 @@ class Build(Section):
     backends: list[Literal["onnxruntime", "tensorrt_rtx", "tensorrt", "openvino"]]
     compute_capabilities: list[str] = Field(min_length=1)
     batch: Batch
+    hardware_compatibility: Literal["none", "same_compute_capability", "ampere_plus"] = "none"
+    version_compatible: bool = False
+    cache_gb: float = Field(default=10.0, ge=0)
 
 
 class Verify(Section):
@@ -200,14 +203,32 @@ class Verify(Section):
     samples: int = Field(default=512, ge=1)
 
 
+class WarmUp(Section):
+    """When an engine counts as warm: once windows of calls have medians that agree."""
+
+    window: int = Field(default=5, ge=1)
+    within_pct: float = Field(default=5.0, gt=0)
+    max_calls: int = Field(default=50, ge=1)
+
+    @model_validator(mode="after")
+    def _windows_to_compare(self) -> "WarmUp":
+        if self.max_calls < 3 * self.window:
+            raise ValueError(
+                f"max_calls = {self.max_calls} is less than three windows of {self.window} calls, "
+                "which are compared"
+            )
+        return self
+
+
 class Benchmark(Section):
     """How engines are timed."""
 
     batch_sizes: list[int] = Field(min_length=1)
-    warmup: int = Field(ge=0)
-    rounds: int = Field(ge=1)
+    warmup: WarmUp = Field(default_factory=WarmUp)
+    rounds: int = Field(ge=2)
     repeats: int = Field(ge=1)
     threads: int | None = Field(default=None, ge=1)
+    cores: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)
 
     @field_validator("batch_sizes")
     @classmethod

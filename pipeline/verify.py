@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from models.errors import BackendError, BackendUnavailable, ParityError
+from models.hashing import file_sha256
 from pipeline.data import Dataset, Split, batches
 from pipeline.engines import BACKENDS
 from pipeline.engines.interface import Engine, Images, Logits, Run
@@ -45,6 +46,7 @@ class Rung:
     top1_agreement: float | None = None
     val_accuracy_pct: float | None = None
     test_accuracy_pct: float | None = None
+    sha256: str | None = None  # of the engine's file: what was proven is these bytes
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ def engine_rung(above: Rung, backend: str, engine: Path, run_above: Run, inputs:
         opened = BACKENDS[backend].load(engine, usable_cores())
     except BackendUnavailable as e:
         return replace(rung, status="not run", reason=str(e))
+    rung = replace(rung, sha256=file_sha256(engine))
     run = partial(_in_profile, opened, inputs.build.batch)
     return _measured(rung, run, run_above(inputs.images), inputs, tolerance)
 
@@ -190,7 +193,7 @@ def _in_profile(engine: Engine, batch: Batch, images: Images) -> Logits:
     for start in range(0, len(images), batch.max):
         part = images[start : start + batch.max]
         filled = part if len(part) >= batch.min else np.resize(part, (batch.min, *part.shape[1:]))
-        parts.append(engine(filled)()[: len(part)])
+        parts.append(engine(filled).run()[: len(part)])
     return np.concatenate(parts)
 
 

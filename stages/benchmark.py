@@ -2,56 +2,47 @@
 
 from typing import Any
 
-from pipeline import data
 from pipeline.artifacts import artifacts_dir, metrics_path, read_json, write_json
 from pipeline.benchmark import benchmark
-from pipeline.engines.interface import Images
+from pipeline.contenders import graph_of
+from pipeline.data import validation_sample
 from pipeline.params import load_params
+from pipeline.protocol import machine, protocol_lines
 from stages import run_variant_stage
 
 
 def main(variant: str) -> None:
-    """Time every level on every backend that can run here; say which cannot, and why."""
+    """Time every engine that passed the parity ladder and can run here; say which did not."""
     params = load_params()
     params.variant(variant)
-    built = read_json(metrics_path("build", variant))
-    timed = benchmark(
-        built,
-        artifacts_dir("build", variant),
-        artifacts_dir("collapse", variant),
-        _images(params.benchmark.batch_sizes[-1]),
-        params,
+    built, verified, typed = (
+        read_json(metrics_path(stage, variant)) for stage in ("build", "verify", "precision")
     )
-    metrics = {"variant": variant, "target": _target(), **timed}
-    write_json(metrics_path("benchmark", variant), metrics)
+    timed = benchmark(
+        variant,
+        built,
+        verified,
+        artifacts_dir("build", variant),
+        graph=lambda one: artifacts_dir("precision", variant) / graph_of(one, typed),
+        images=validation_sample(artifacts_dir("prepare"), max(params.benchmark.batch_sizes)),
+        params=params,
+    )
+    target = machine(artifacts_dir("probe") / "target.json")
+    write_json(metrics_path("benchmark", variant), {"variant": variant, "target": target, **timed})
     _print(variant, timed)
 
 
-def _images(at_most: int) -> Images:
-    """Return real validation images, normalised."""
-    images = data.load(artifacts_dir("prepare"))
-    some = data.subset(images.validation, at_most, seed=0)
-    [(batch, _)] = data.batches(some, len(some), mean=images.mean, std=images.std, device="cpu")
-    return batch.numpy()
-
-
-def _target() -> dict[str, Any]:
-    """Return what `probe` found, with the backends' versions alone."""
-    target: dict[str, Any] = read_json(artifacts_dir("probe") / "target.json")
-    backends = target.pop("backends")
-    versions = {
-        name: backend["version"] for name, backend in backends.items() if "version" in backend
-    }
-    return target | {"versions": versions}
-
-
 def _print(variant: str, timed: dict[str, Any]) -> None:
+    print("\n".join(protocol_lines(timed["protocol"])))
     for backend, reason in timed["not_timed"].items():
         print(f"{variant}: {backend} not timed: {reason}")
     for level in timed["levels"]:
-        for backend, batches in level["latency_ms"].items():
-            p50s = ", ".join(f"{t['p50']:.2f} ms at batch {size}" for size, t in batches.items())
-            print(f"{variant}: level {level['level']}  {backend} p50 {p50s}")
+        for precision, by_backend in level["latency_ms"].items():
+            for backend, batches in by_backend.items():
+                p50s = ", ".join(
+                    f"{t['p50']:.2f} ms at batch {size}" for size, t in batches.items()
+                )
+                print(f"{variant}: level {level['level']}  {precision} {backend} p50 {p50s}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pipeline.estimators import ESTIMATORS
 from pipeline.regularizer import block_penalty
 
 STEPS = 3
+CPU = torch.device("cpu")
 
 
 class Residual(nn.Module):
@@ -26,16 +27,16 @@ class Residual(nn.Module):
         return x + self.branch(x)
 
 
-def run(name: str, rows: slice) -> dict[str, torch.Tensor]:
+def run(name: str, rows: slice, device: torch.device = CPU) -> dict[str, torch.Tensor]:
     """Train a few steps on the penalty alone; return the losses and the gradients and weights."""
     torch.manual_seed(0)
-    network: nn.Module = nn.Sequential(nn.Linear(6, 24), Residual(24), Residual(24))
+    network: nn.Module = nn.Sequential(nn.Linear(6, 24), Residual(24), Residual(24)).to(device)
     units = [_unit("1"), _unit("2")]
-    inputs = torch.randn(STEPS, 12, 6, dtype=torch.float32)
+    inputs = torch.randn(STEPS, 12, 6, dtype=torch.float32).to(device)
     model = DistributedDataParallel(network) if world_size() > 1 else network
     optimizer = torch.optim.SGD(model.parameters(), 0.5)
     estimator = ESTIMATORS[name](20)
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator(device).manual_seed(3)
     results: dict[str, torch.Tensor] = {}
     with block_penalty(network, units, estimator, generator) as penalty:
         for step, x in enumerate(inputs):
@@ -56,8 +57,12 @@ def _unit(name: str) -> Unit:
 
 
 if __name__ == "__main__":
-    dist.init_process_group("gloo")
+    folder, backend = Path(sys.argv[1]), sys.argv[2]
+    dist.init_process_group(backend)
     rank = dist.get_rank()
+    device = torch.device("cuda", rank) if backend == "nccl" else CPU
+    if backend == "nccl":
+        torch.cuda.set_device(device)
     share = slice(0, 5) if rank == 0 else slice(5, 12)  # unequal on purpose
-    torch.save({name: run(name, share) for name in ESTIMATORS}, Path(sys.argv[1]) / f"{rank}.pt")
+    torch.save({name: run(name, share, device) for name in ESTIMATORS}, folder / f"{rank}.pt")
     dist.destroy_process_group()

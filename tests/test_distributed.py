@@ -19,7 +19,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder = tmp_path_factory.mktemp("ddp")
     worker = str(ROOT / "tests" / "ddp_worker.py")
     subprocess.run(
-        [*LAUNCH, worker, str(folder)],
+        [*LAUNCH, worker, str(folder), "gloo"],
         check=True,
         timeout=240,
         capture_output=True,

@@ -9,6 +9,7 @@ from tiny_onnx import some_images, write_network
 
 from models.errors import ArtifactError, BackendError, BackendUnavailable
 from pipeline.engines import BACKENDS
+from pipeline.engines.interface import Job
 from pipeline.engines.machine import cuda_devices
 from pipeline.engines.onnxruntime import runner
 from pipeline.params import Batch, Build
@@ -34,7 +35,7 @@ def build(name, tmp_path, depth=2):
     backend = BACKENDS[name]
     source, target = tmp_path / f"{depth}.onnx", tmp_path / f"{depth}-engine.{backend.suffix}"
     reference = write_network(source, depth)
-    backend.build(source, target, OPTIONS)
+    backend.build(Job(source, target, "fp32", OPTIONS))
     return target, reference
 
 
@@ -49,7 +50,7 @@ def test_engine_equals_torch_at_every_batch_size(name, tmp_path):
     engine = BACKENDS[name].load(path, 2)
     for n in (1, 2, BATCH.max):
         np.testing.assert_allclose(
-            engine(some_images(n))(), reference(some_images(n)), rtol=1e-4, atol=1e-6
+            engine(some_images(n)).run(), reference(some_images(n)), rtol=1e-4, atol=1e-6
         )
 
 
@@ -58,7 +59,7 @@ def test_logits_stay_as_they_were_when_the_engine_runs_again(name, tmp_path):
     path, _ = build(name, tmp_path)
     engine = BACKENDS[name].load(path, 1)
     images = some_images(3)
-    run = engine(images)
+    run = engine(images).run
     first = run()
     kept = first.copy()
     images[:] = 1
@@ -104,7 +105,7 @@ def test_runner_takes_images_in_any_memory_order(tmp_path):
 def test_images_of_the_wrong_shape_are_refused(name, tmp_path):
     path, _ = build(name, tmp_path)
     with pytest.raises(BackendError, match=r"2, 3, 12, 12"):
-        BACKENDS[name].load(path, 1)(np.zeros((2, 3, 12, 12), np.float32))()
+        BACKENDS[name].load(path, 1)(np.zeros((2, 3, 12, 12), np.float32)).run()
 
 
 @pytest.mark.parametrize("name", AHEAD_OF_TIME)
@@ -113,14 +114,14 @@ def test_truncated_onnx_is_named(name, tmp_path):
     broken = tmp_path / "broken.onnx"
     broken.write_bytes((tmp_path / "whole.onnx").read_bytes()[:50_000])
     with pytest.raises(BackendError, match=r"broken\.onnx"):
-        BACKENDS[name].build(broken, tmp_path / "engine", OPTIONS)
+        BACKENDS[name].build(Job(broken, tmp_path / "engine", "fp32", OPTIONS))
     assert not (tmp_path / "engine").exists()
 
 
 @pytest.mark.parametrize("name", AHEAD_OF_TIME)
 def test_missing_onnx_is_named(name, tmp_path):
     with pytest.raises(ArtifactError, match=r"absent\.onnx is missing"):
-        BACKENDS[name].build(tmp_path / "absent.onnx", tmp_path / "engine", OPTIONS)
+        BACKENDS[name].build(Job(tmp_path / "absent.onnx", tmp_path / "engine", "fp32", OPTIONS))
 
 
 @pytest.mark.parametrize("name", ON_CPU)
@@ -146,7 +147,7 @@ def test_rtx_names_the_compute_capabilities_it_knows(tmp_path):
     write_network(tmp_path / "network.onnx")
     with pytest.raises(BackendError, match=r"'9\.9'.*8\.0, 8\.6, 8\.9, 12\.0"):
         BACKENDS["tensorrt_rtx"].build(
-            tmp_path / "network.onnx", tmp_path / "engine", built_for(["8.6", "9.9"])
+            Job(tmp_path / "network.onnx", tmp_path / "engine", "fp32", built_for(["8.6", "9.9"]))
         )
 
 
@@ -155,7 +156,7 @@ def test_rtx_build_failure_carries_the_builders_message(tmp_path):
     write_network(tmp_path / "network.onnx")
     with pytest.raises(BackendError, match=r"network\.onnx.*Turing"):  # no FP32 GEMM on 7.5
         BACKENDS["tensorrt_rtx"].build(
-            tmp_path / "network.onnx", tmp_path / "engine", built_for(["7.5"])
+            Job(tmp_path / "network.onnx", tmp_path / "engine", "fp32", built_for(["7.5"]))
         )
 
 
@@ -167,25 +168,3 @@ def test_rtx_without_a_device_cannot_run_and_says_so(tmp_path):
         BACKENDS["tensorrt_rtx"].runnable(OPTIONS)
     with pytest.raises(BackendError, match=rf"{path.name}.*(?i:cuda)"):
         BACKENDS["tensorrt_rtx"].load(path, 1)
-
-
-@pytest.mark.parametrize("name", ["tensorrt_rtx", "tensorrt"])
-def test_tensorrt_equals_torch_on_a_device(name, tmp_path):
-    devices = cuda_devices()
-    if not devices:
-        pytest.skip("no CUDA device")
-    options = built_for([devices[0].compute_capability])
-    try:
-        BACKENDS[name].check()
-        BACKENDS[name].runnable(options)
-    except BackendUnavailable as e:
-        pytest.skip(str(e))
-    reference = write_network(tmp_path / "network.onnx")
-    BACKENDS[name].build(tmp_path / "network.onnx", tmp_path / "engine", options)
-    engine = BACKENDS[name].load(tmp_path / "engine", 1)
-    for n in (1, BATCH.max):
-        expected = reference(some_images(n))
-        error = np.abs(engine(some_images(n))() - expected).max() / np.abs(expected).max()
-        assert error < BACKENDS[name].tolerance
-    with pytest.raises(BackendError, match=r"build\.batch"):
-        engine(some_images(BATCH.max + 1))

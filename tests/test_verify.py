@@ -8,8 +8,10 @@ import pytest
 import torch
 from tiny_onnx import CLASSES, SIZE, write_network
 
+from models.hashing import file_sha256
 from pipeline.data import Dataset, Split, batches
 from pipeline.engines import BACKENDS
+from pipeline.engines.interface import Job
 from pipeline.engines.machine import cuda_devices
 from pipeline.engines.onnxruntime import runner
 from pipeline.params import Batch, Build
@@ -71,7 +73,7 @@ def inputs(network: Path) -> Inputs:
 
 def engine_of(source: Path, folder: Path, inputs: Inputs) -> Path:
     target = folder / "engine.onnx"
-    BACKENDS["onnxruntime"].build(source, target, inputs.build)
+    BACKENDS["onnxruntime"].build(Job(source, target, "fp32", inputs.build))
     return target
 
 
@@ -86,6 +88,7 @@ def test_the_engine_of_the_graph_passes_with_the_accuracy_of_its_bytes(
     assert rung.top1_agreement == 1
     assert rung.val_accuracy_pct == 75
     assert rung.test_accuracy_pct == 75
+    assert rung.sha256 == file_sha256(engine)
 
 
 def test_the_engine_of_another_network_fails_and_is_not_evaluated(

@@ -34,6 +34,8 @@ def write_network(
         helper.make_node("Flatten", ["mean"], ["features"]),
         helper.make_node("Gemm", ["features", f"w{depth}"], ["logits"], transB=1),
     ]
+    for node in nodes:
+        node.name = f"node_{node.output[0]}"
     images, logits = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
         for name, shape in (("images", (1, size, size)), ("logits", (CLASSES,)))

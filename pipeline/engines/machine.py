@@ -2,11 +2,13 @@
 
 import ctypes
 import os
+import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 CUDA_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+CPUINFO = Path("/proc/cpuinfo")
 MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 
 
@@ -24,6 +26,20 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """Return the CPU's name as the system tells it."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def cpu_features() -> list[str]:
+    """Return the vector instructions: ONNX Runtime lays out weights by them.
+
+    In virtual machines the CPU's name often does not tell.
+    """
+    features = (_cpuinfo("flags") or _cpuinfo("Features")).split()
+    return sorted(f for f in features if f.startswith(("avx", "amx", "asimd", "sve")))
 
 
 def cuda_devices() -> list[CudaDevice]:
@@ -52,6 +68,17 @@ def cuda_driver() -> str | None:
     if not kernel_module.exists():  # Windows, WSL
         return cuda
     return f"{kernel_module.read_text(encoding='ascii').strip()} ({cuda})"
+
+
+def _cpuinfo(key: str) -> str:
+    """Return the value of the first line ``key : value`` in /proc/cpuinfo, "" without one."""
+    if not CPUINFO.exists():
+        return ""
+    for line in CPUINFO.read_text(encoding="utf-8").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return ""
 
 
 def _driver() -> ctypes.CDLL | None:

@@ -1,5 +1,6 @@
 """ONNX Runtime: graphs optimised ahead of time, run on the CPU, or on CUDA where it can."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -8,12 +9,16 @@ from typing import Any
 import numpy as np
 
 from models.errors import ArtifactError, BackendError, BackendUnavailable
-from pipeline.engines.interface import Engine, Images, Logits, Run
-from pipeline.engines.machine import cuda_devices, usable_cores
+from pipeline.engines.interface import Bound, Engine, Evidence, Images, Job, Logits, Run
+from pipeline.engines.machine import cpu_features, cpu_name, cuda_devices, usable_cores
+from pipeline.engines.messages import captured_stderr
+from pipeline.engines.onnxruntime_graph import computes_in
+from pipeline.engines.weights import weight_bytes
 from pipeline.params import Build
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-ONLY_ERRORS = 3  # ONNX Runtime warns that optimised graphs fit this machine only: as intended
+WARNINGS, ONLY_ERRORS = 2, 3
+STAMP = re.compile(r"\x1b\[[\d;]*m|[\d-]+ [\d:.]+ (?=\[)")  # colours and the time of a message
 
 
 def version() -> str:
@@ -35,14 +40,34 @@ def runnable(_: Build) -> None:
     """Do nothing: there is always a CPU."""
 
 
-def build(source: Path, target: Path, _: Build) -> None:
+def target(_: Build) -> dict[str, Any]:
+    """Return the CPU, by which weights are laid out, and the GPU where one is used."""
+    on_gpu = _providers()[0] != CPU
+    return {
+        "cpu": cpu_name(),
+        "cpu_features": cpu_features(),
+        "device": cuda_devices()[0].name if on_gpu else None,
+    }
+
+
+def build(job: Job) -> list[str]:
     """Write the graph as ONNX Runtime optimises it for this machine, constants folded, nodes fused.
+
+    Returns:
+        ONNX Runtime's warnings.
 
     Raises:
         ArtifactError: there is no such file.
-        BackendError: ONNX Runtime cannot read the network.
+        BackendError: ONNX Runtime cannot read the network, or has no operators of its types.
     """
-    _open(source, usable_cores(), optimise=True, optimised=target)
+    with captured_stderr() as printed:
+        _open(job.source, usable_cores(), optimise=True, optimised=job.target)
+    return [STAMP.sub("", line) for line in printed]
+
+
+def inspect(job: Job) -> Evidence:
+    """Return the types of weights and operators in the optimised graph, which is what runs."""
+    return Evidence("optimised graph", weight_bytes(job.target), computes_in(job.target))
 
 
 def load(path: Path, threads: int) -> Engine:
@@ -65,7 +90,7 @@ def runner(source: Path | bytes, threads: int | None = None) -> Run:
         BackendError: ONNX Runtime cannot read the network, or later cannot run it.
     """
     session = _open(source, threads or usable_cores(), optimise=True, providers=[CPU])
-    return lambda images: _bind(session, images)()
+    return lambda images: _bind(session, images).run()
 
 
 def _open(
@@ -80,7 +105,7 @@ def _open(
 
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = ONLY_ERRORS
+    options.log_severity_level = WARNINGS if optimised else ONLY_ERRORS
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
@@ -113,23 +138,38 @@ def _errors() -> tuple[type[Exception], ...]:
     return (RuntimeError, *own)
 
 
-def _bind(session: Any, images: Images) -> Callable[[], Logits]:
+def _bind(session: Any, images: Images) -> Bound:
+    """Bind images where they lie; with CUDA, every run copies them to the device and logits back.
+
+    ONNX Runtime shows no CUDA stream of its own, so there is no time of the device alone.
+    """
+    if session.get_providers()[0] == CUDA:
+        [given], [wanted] = session.get_inputs(), session.get_outputs()
+        feed = {given.name: np.array(images, order="C")}
+        return Bound(lambda: _guarded(lambda: session.run([wanted.name], feed)[0], images))
+    return Bound(partial(_guarded, _bound_in_place(session, images), images))
+
+
+def _bound_in_place(session: Any, images: Images) -> Callable[[], Logits]:
     import onnxruntime
 
-    device = "cuda" if session.get_providers()[0] == CUDA else "cpu"
-    placed = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(images), device)
+    placed = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(images))
     binding = session.io_binding()
     binding.bind_ortvalue_input(session.get_inputs()[0].name, placed)
     binding.bind_output(session.get_outputs()[0].name)
 
     def run() -> Logits:
-        try:
-            session.run_with_iobinding(binding)
-        except _errors() as e:
-            raise BackendError(
-                f"ONNX Runtime cannot run the network on images of {placed.shape()}: {e}"
-            ) from e
+        session.run_with_iobinding(binding)
         logits: Logits = binding.copy_outputs_to_cpu()[0]
         return logits
 
     return run
+
+
+def _guarded(run: Callable[[], Logits], images: Images) -> Logits:
+    try:
+        return run()
+    except _errors() as e:
+        raise BackendError(
+            f"ONNX Runtime cannot run the network on images of {images.shape}: {e}"
+        ) from e

@@ -1,0 +1,91 @@
+"""Is an engine really of the precision on its label? Its weights and operators must say so.
+
+Operators kept in a higher precision are allowed: more than half must be of the label's type, of the
+weights by their number and of the operators by their count.
+"""
+
+from collections.abc import Mapping
+
+from models.errors import BackendError, BackendUnavailable, PrecisionError
+from pipeline.engines.interface import Evidence, Job
+from pipeline.engines.weights import ITEM_BYTES, weight_bytes
+
+TYPES = {
+    "fp32": {"float32"},
+    "fp16": {"float16"},
+    "bf16": {"bfloat16"},
+    "int8": {"int8", "uint8"},
+}
+
+
+def require_graph(job: Job) -> None:
+    """Raise `PrecisionError` where the graph itself is not of the precision on its label."""
+    held = _numbers(weight_bytes(job.source))
+    if held and not _mostly(held, job.precision):
+        raise PrecisionError(
+            f"{job.source} is no {job.precision} graph: its weights are {_told(held)}; make it "
+            "again with `dvc repro`"
+        )
+
+
+def require_precision(backend: str, strongly_typed: bool, job: Job, evidence: Evidence) -> None:
+    """Raise where an engine is not of the precision on its label.
+
+    Raises:
+        PrecisionError: the backend promises the types of the graph, and has not kept to them.
+        BackendUnavailable: the backend has chosen other types, as it may where the machine has no
+            such arithmetic.
+    """
+    found = _faults(job, evidence)
+    if not found:
+        return
+    refusal = f"the {job.precision} engine that {backend} makes of {job.source.name} {found}"
+    seen = f"({evidence.method})"
+    if strongly_typed:
+        raise PrecisionError(f"{refusal} {seen}; build with another version of {backend}")
+    raise BackendUnavailable(f"{refusal} on this machine {seen}")
+
+
+def require_written(backend: str, job: Job) -> None:
+    """Raise `BackendError` where a build has reported success and written nothing."""
+    if not job.target.exists() or job.target.stat().st_size == 0:
+        raise BackendError(f"{backend} reported success for {job.source} but wrote no engine")
+
+
+def _faults(job: Job, evidence: Evidence) -> str:
+    """Return what contradicts the label, or that nothing supports it; "" where all is well."""
+    held = _numbers(evidence.weight_bytes)
+    if held and not _mostly(held, job.precision):
+        return f"holds its weights in {_told(held)}"
+    if evidence.operators and not _mostly(evidence.operators, job.precision):
+        return f"computes convolutions and matrix products in {_told(evidence.operators)}"
+    if evidence.unseen > sum(held.values()) and not _too_small_for_float32(job, evidence):
+        return (
+            f"cannot be shown to be {job.precision}: {evidence.unseen:,} of its weights were not "
+            "found and would fit into it in float32"
+        )
+    return ""
+
+
+def _too_small_for_float32(job: Job, evidence: Evidence) -> bool:
+    """Tell whether the weights not found cannot all be float32, for want of bytes."""
+    if job.precision == "fp32":
+        return True  # which claims nothing
+    rest = job.target.stat().st_size - sum(evidence.weight_bytes.values())
+    return rest < ITEM_BYTES["float32"] * evidence.unseen
+
+
+def _numbers(bytes_by_kind: Mapping[str, int]) -> dict[str, int]:
+    return {kind: size // ITEM_BYTES[kind] for kind, size in bytes_by_kind.items()}
+
+
+def _mostly(numbers: Mapping[str, int], precision: str) -> bool:
+    labelled = sum(numbers.get(kind, 0) for kind in TYPES[precision])
+    return 2 * labelled > sum(numbers.values())
+
+
+def _told(numbers: Mapping[str, int]) -> str:
+    """Return shares, e.g. ``float32 (97 %) and int8 (3 %)``."""
+    total = sum(numbers.values())
+    ordered = sorted(numbers.items(), key=lambda item: -item[1])
+    return " and ".join(f"{kind} ({100 * number / total:.0f} %)" for kind, number in ordered)

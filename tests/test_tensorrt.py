@@ -1,0 +1,217 @@
+"""What of TensorRT works without a device, on the API that both of its packages share."""
+
+import json
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typed_onnx import write_typed
+
+from models.errors import BackendError
+from pipeline.engines import BACKENDS
+from pipeline.engines.interface import Job, LayerTime
+from pipeline.engines.messages import captured_stderr
+from pipeline.engines.tensorrt import Flavour, messages, package
+from pipeline.engines.tensorrt_build import configure, keep_timings
+from pipeline.engines.tensorrt_layers import (
+    Layer,
+    layer_times,
+    matrix_operators,
+    parse_layers,
+    weight_bytes,
+)
+from pipeline.params import Batch, Build
+
+needs_rtx = pytest.mark.skipif(
+    find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed"
+)
+# The bindings of RTX have the calls of TensorRT too, those without effect included.
+LIKE_TENSORRT = Flavour("tensorrt_rtx", "TensorRT", "", ahead_of_time=False)
+
+
+def options(**values: Any) -> Build:
+    batch = Batch(min=1, opt=4, max=9)
+    return Build(backends=[], compute_capabilities=["8.6"], batch=batch, **values)
+
+
+@pytest.fixture
+def config() -> Any:
+    builder = package(LIKE_TENSORRT).Builder(messages(LIKE_TENSORRT))
+    return builder.create_builder_config()
+
+
+@needs_rtx
+@pytest.mark.parametrize("level", ["same_compute_capability", "ampere_plus"])
+def test_compatibility_is_asked_of_the_builder(level: str, config: Any) -> None:
+    trt, said = package(LIKE_TENSORRT), messages(LIKE_TENSORRT)
+    said.clear()
+    wanted = options(hardware_compatibility=level, version_compatible=True)
+    configure(LIKE_TENSORRT, config, wanted)
+    assert config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    assert config.profiling_verbosity == trt.ProfilingVerbosity.DETAILED
+    # RTX has compute capabilities instead, and says so when asked.
+    assert said.warnings == ["setHardwareCompatibilityLevel() is unsupported in TensorRT-RTX."]
+
+
+@needs_rtx
+def test_by_default_engines_are_for_this_version(config: Any) -> None:
+    configure(LIKE_TENSORRT, config, options())
+    assert not config.get_flag(package(LIKE_TENSORRT).BuilderFlag.VERSION_COMPATIBLE)
+
+
+@needs_rtx
+def test_a_level_that_this_version_lacks_is_named(config: Any) -> None:
+    unknown = options().model_copy(update={"hardware_compatibility": "future_plus"})
+    with pytest.raises(BackendError, match=r"'future_plus' is unknown.*none.*ampere_plus"):
+        configure(LIKE_TENSORRT, config, unknown)
+
+
+@needs_rtx
+@pytest.mark.filterwarnings("ignore:.*Timing cache:DeprecationWarning")
+def test_timings_are_stored_and_joined_with_those_stored_meanwhile(
+    config: Any, tmp_path: Path
+) -> None:
+    kept = tmp_path / "timings" / "gpu.timings"
+    for _ in range(2):
+        keep_timings(config, config.create_timing_cache(b""), kept)
+        stored = kept.read_bytes()
+        assert stored
+        assert config.set_timing_cache(config.create_timing_cache(stored), ignore_mismatch=False)
+
+
+@needs_rtx
+def test_a_failing_builder_says_why_in_the_error_and_prints_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    source = write_typed(tmp_path / "network.onnx", "bf16")
+    old = options().model_copy(update={"compute_capabilities": ["7.5"]})
+    with pytest.raises(BackendError, match=r"cannot build .*network\.onnx: \w+"):
+        BACKENDS["tensorrt_rtx"].build(Job(source, tmp_path / "engine", "bf16", old))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_a_library_prints_on_standard_error_is_caught(capfd: pytest.CaptureFixture) -> None:
+    with captured_stderr() as lines:
+        os.write(2, b"past Python\n\n")
+    os.write(2, b"after")
+    assert lines == ["past Python"]
+    assert capfd.readouterr().err == "after"
+
+
+def test_standard_error_comes_back_after_a_failure(capfd: pytest.CaptureFixture) -> None:
+    with pytest.raises(ValueError, match="x"), captured_stderr():
+        raise ValueError("x")
+    os.write(2, b"after")
+    assert capfd.readouterr().err == "after"
+
+
+# What the modules that need a device call, by class: it must exist in the installed bindings.
+CALLED = {
+    "Runtime": ["engine_host_code_allowed", "deserialize_cuda_engine"],
+    "ICudaEngine": [
+        *("create_execution_context", "create_engine_inspector", "create_runtime_config"),
+        *("num_io_tensors", "get_tensor_name", "get_tensor_mode", "get_tensor_dtype"),
+    ],
+    "IExecutionContext": [
+        *("set_input_shape", "get_tensor_shape", "set_tensor_address", "execute_async_v3"),
+        "profiler",
+    ],
+    "EngineInspector": ["get_engine_information", "execution_context"],
+    "IProfiler": ["report_layer_time"],
+    "IRuntimeConfig": [
+        *("create_runtime_cache", "set_runtime_cache"),
+        "dynamic_shapes_kernel_specialization_strategy",
+    ],
+    "IRuntimeCache": ["serialize", "deserialize"],
+    "DynamicShapesKernelSpecializationStrategy": ["EAGER"],
+    "IBuilderConfig": ["create_timing_cache", "set_timing_cache", "get_timing_cache"],
+    "ITimingCache": ["combine", "serialize"],
+}
+
+
+@needs_rtx
+@pytest.mark.parametrize("name", CALLED)
+def test_calls_that_only_a_device_can_run_exist(name: str) -> None:
+    defined = getattr(package(LIKE_TENSORRT), name)
+    assert [call for call in CALLED[name] if not hasattr(defined, call)] == []
+
+
+# As the inspector of TensorRT 10 describes an fp16 network; \u001e and \u001f join nodes.
+INSPECTED = {
+    "Layers": [
+        {
+            "Name": "conv1 + relu1",
+            "LayerType": "CaskConvolution",
+            "Inputs": [{"Name": "x", "Format/Datatype": "Row major linear FP16 format"}],
+            "ParameterType": "Convolution",
+            "Weights": {"Type": "Half", "Count": 9408},
+            "Bias": {"Type": "Half", "Count": 64},
+            "TacticName": "sm80_xmma_fprop_implicit_gemm_f16f16_f16f16_f16_nhwckrsc_nhwc",
+            "Metadata": "[ONNX Layer: node_Conv_289]\u001f[ONNX Layer: node_relu]",
+        },
+        {
+            "Name": "fc",
+            "LayerType": "gemm",
+            "Inputs": [{"Name": "features", "Format": "Linear", "Datatype": "Float"}],
+            "Weights": {"Type": "Float", "Count": 640},
+            "TacticName": "sm80_xmma_gemm_f32f32_tf32f32_f32",
+            "Metadata": "[ONNX Layer: node_linear]",
+        },
+        {
+            "Name": "Reformatting CopyNode for Input Tensor 0 to conv1 + relu1",
+            "LayerType": "Reformat",
+            "Inputs": [{"Name": "images", "Format/Datatype": "Row major linear FP32"}],
+            "ParameterType": "Reformat",
+            "TacticName": "",
+            "Metadata": "",
+        },
+    ],
+    "Bindings": ["images", "logits"],
+}
+
+
+def test_the_inspector_tells_weights_operators_and_nodes() -> None:
+    layers = parse_layers(json.dumps(INSPECTED))
+    assert weight_bytes(layers) == {"float16": 2 * 9408, "float32": 4 * 640}
+    assert matrix_operators(layers) == {"float16": 1, "float32": 1}
+    assert [layer.nodes for layer in layers] == [
+        ("node_Conv_289", "node_relu"),
+        ("node_linear",),
+        (),
+    ]
+
+
+def test_an_engine_without_details_has_names_alone() -> None:
+    layers = parse_layers(json.dumps({"Layers": ["conv1 + relu1", "fc"], "Bindings": []}))
+    assert [layer.name for layer in layers] == ["conv1 + relu1", "fc"]
+    assert (weight_bytes(layers), matrix_operators(layers)) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("spelled", "kind"),
+    [
+        ("Half", "float16"),
+        ("Channel major FP16 format where C % 8 == 0", "float16"),
+        ("BFloat16", "bfloat16"),
+        ("Row major linear BF16", "bfloat16"),
+        ("Float", "float32"),
+        ("Row major linear FP32", "float32"),
+        ("Int8", "int8"),
+        ("Thirty-two wide channel vectorized row major Int8 format", "int8"),
+        ("Int32", ""),
+    ],
+)
+def test_data_types_are_read_in_every_spelling(spelled: str, kind: str) -> None:
+    described = {"Name": "conv", "LayerType": "conv", "Inputs": [{"Format/Datatype": spelled}]}
+    [layer] = parse_layers(json.dumps({"Layers": [described]}))
+    assert layer.inputs == (kind,)
+
+
+def test_times_of_layers_are_led_back_to_onnx_nodes() -> None:
+    layers = [Layer("conv1 + relu1", ("a", "b"), "conv", (), None)]
+    assert layer_times(layers, [("conv1 + relu1", 0.25), ("copy", 0.5)]) == [
+        LayerTime("conv1 + relu1", 0.25, ("a", "b")),
+        LayerTime("copy", 0.5, ()),
+    ]
