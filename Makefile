@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup data preset repro test check ui clean
+.PHONY: help setup data preset repro bundle test check ui clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -31,6 +31,10 @@ repro: setup ## run the whole pipeline, print the table of variants
 	@dvc repro
 	@echo; cat reports/summary.md; echo
 	@echo "Compare the variants in the MLflow UI: make ui"
+
+bundle: setup ## make a bundle for a device: make bundle VARIANT=lacoot [LEVEL=5] [PRECISION=int8]
+	@python -m stages.bundle $(VARIANT) $(if $(LEVEL),--level $(LEVEL)) \
+		$(if $(PRECISION),--precision $(PRECISION))
 
 test: setup ## run the tests
 	@python -m pytest

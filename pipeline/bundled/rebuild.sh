@@ -39,15 +39,19 @@ print(graphs.get(sys.argv[1], graphs[None]), *shapes)
 PYTHON
 )
 
-# The types stand in the graph. TensorRT 11 knows no other way; 10 has to be asked.
-typed=()
-if "$tool" --help 2>&1 | grep -q -e --stronglyTyped; then
-    typed=(--stronglyTyped)
-fi
+# The types stand in the graph: TensorRT 11 knows no other way, and 10 has to be asked. Flags that
+# this version of the builder does not have are left out.
+help=$("$tool" --help 2>&1 || true)
+flags=()
+for flag in --stronglyTyped --skipInference "--timingCacheFile=built/$backend.timing"; do
+    if [[ $help == *"${flag%%=*}"* ]]; then
+        flags+=("$flag")
+    fi
+done
 mkdir -p built
 "$tool" --onnx="$graph" --saveEngine="built/$backend.plan.new" \
     --minShapes="$min" --optShapes="$opt" --maxShapes="$max" \
-    --timingCacheFile="built/$backend.timing" "${typed[@]}" --skipInference "$@" \
+    ${flags[@]+"${flags[@]}"} "$@" \
     >"built/$backend.log" 2>&1 || {
     echo "error: $tool could not build $graph; its last words (all in built/$backend.log):" >&2
     tail -n 5 "built/$backend.log" >&2

@@ -5,6 +5,7 @@ from typing import Any
 from edge.files import Bundle, BundleError, checked
 from edge.runtime import Images, Logits, NotHereError, Run
 
+CPU = "CPUExecutionProvider"
 ONLY_ERRORS = 3
 
 
@@ -24,9 +25,7 @@ def open_graph(bundle: Bundle) -> Run:
     options.log_severity_level = ONLY_ERRORS
     version = f"onnxruntime {onnxruntime.__version__}"
     try:
-        session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(str(path), options, providers=[CPU])
     except _not_implemented() as e:
         raise NotHereError(f"{version} lacks an operator in this precision: {e}") from e
     except _errors() as e:

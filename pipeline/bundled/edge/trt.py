@@ -1,11 +1,11 @@
 """Plans on the GPU, by TensorRT 10 or 11 or TensorRT-RTX: one Python API in two packages."""
 
 import importlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge.cuda import CudaError, Device, first_device
 from edge.files import Bundle, BundleError, checked
@@ -15,6 +15,31 @@ INSTALL = {
     "tensorrt": "install TensorRT 10 or 11 (JetPack has it)",
     "tensorrt_rtx": "pip install tensorrt-rtx",
 }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An open plan.
+
+    Attributes:
+        owners: the logger, the runtime and the engine, which must live as long as the context.
+        context: runs the engine.
+        device: where it runs.
+        stream: of the driver, on which it runs.
+        given: the input's name.
+        wanted: the output's name.
+        wanted_type: of the output, as NumPy knows it.
+        batches: the smallest and the largest that the plan takes.
+    """
+
+    owners: tuple[Any, Any, Any]
+    context: Any
+    device: Device
+    stream: int
+    given: str
+    wanted: str
+    wanted_type: Any
+    batches: tuple[int, int]
 
 
 def open_plan(bundle: Bundle, backend: str) -> Run:
@@ -31,10 +56,8 @@ def open_plan(bundle: Bundle, backend: str) -> Run:
         raise NotHereError(str(e)) from e
     if shipped is not None:
         require_target(path.name, shipped["compute_capabilities"], device)
-    trt = _import(backend)
-    engine = _deserialised(trt, path)
-    context = engine.create_execution_context()
-    return lambda images: _in_profile(engine, context, trt, device, images)
+    plan = _opened(_import(backend), path, device)
+    return lambda images: _in_profile(plan, images)
 
 
 def require_target(name: str, compute_capabilities: list[str], device: Device) -> None:
@@ -64,15 +87,28 @@ def _import(backend: str) -> Any:
         raise NotHereError(f"{backend} is not installed ({e}); {INSTALL[backend]}") from e
 
 
-def _deserialised(trt: Any, path: Path) -> Any:
+def _opened(trt: Any, path: Path, device: Device) -> Plan:
     messages = _messages(trt)
-    engine = trt.Runtime(messages).deserialize_cuda_engine(path.read_bytes())
+    runtime = trt.Runtime(messages)
+    engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
         raise BundleError(
             f"{trt.__name__} {trt.__version__} cannot open {path.name}, built with another version "
             f"or for another GPU: build it here with ./rebuild.sh ({'; '.join(messages.errors)})"
         )
-    return engine
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    names.sort(key=lambda name: engine.get_tensor_mode(name) != trt.TensorIOMode.INPUT)
+    smallest, _, largest = engine.get_tensor_profile_shape(names[0], 0)
+    return Plan(
+        owners=(messages, runtime, engine),
+        context=engine.create_execution_context(),
+        device=device,
+        stream=device.stream(),
+        given=names[0],
+        wanted=names[1],
+        wanted_type=trt.nptype(engine.get_tensor_dtype(names[1])),
+        batches=(smallest[0], largest[0]),
+    )
 
 
 def _messages(trt: Any) -> Any:
@@ -90,44 +126,37 @@ def _messages(trt: Any) -> Any:
     return Messages()
 
 
-def _in_profile(engine: Any, context: Any, trt: Any, device: Device, images: Images) -> Logits:
+def _in_profile(plan: Plan, images: Images) -> Logits:
     """Run any number of images, in batches that the plan takes."""
-    smallest, _, largest = engine.get_tensor_profile_shape(_names(engine, trt)[0], 0)
+    smallest, largest = plan.batches
     parts = []
-    for start in range(0, len(images), largest[0]):
-        part = images[start : start + largest[0]]
-        filled = np.resize(part, (max(len(part), smallest[0]), *part.shape[1:]))
-        parts.append(_execute(engine, context, trt, device, filled)[: len(part)])
+    for start in range(0, len(images), largest):
+        part = images[start : start + largest]
+        filled = np.resize(part, (max(len(part), smallest), *part.shape[1:]))
+        try:
+            parts.append(_execute(plan, np.ascontiguousarray(filled))[: len(part)])
+        except CudaError as e:
+            raise BundleError(f"the GPU failed: {e}") from e
     return np.concatenate(parts)
 
 
-def _names(engine: Any, trt: Any) -> tuple[str, str]:
-    """Return the names of the input and of the output."""
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    names.sort(key=lambda name: engine.get_tensor_mode(name) != trt.TensorIOMode.INPUT)
-    given, wanted = names
-    return given, wanted
-
-
-def _execute(engine: Any, context: Any, trt: Any, device: Device, images: Images) -> Logits:
-    given, wanted = _names(engine, trt)
-    if not context.set_input_shape(given, images.shape):
+def _execute(plan: Plan, images: Images) -> Logits:
+    """Run one batch, from host memory to host memory."""
+    context, device = plan.context, plan.device
+    if not context.set_input_shape(plan.given, images.shape):
         raise BundleError(f"the plan refuses images of {images.shape}")
-    shape = tuple(context.get_tensor_shape(wanted))
-    logits: NDArray[np.float32] = np.empty(shape, trt.nptype(engine.get_tensor_dtype(wanted)))
-    sizes = {given: images.nbytes, wanted: logits.nbytes}
+    logits = np.empty(tuple(context.get_tensor_shape(plan.wanted)), plan.wanted_type)
+    sizes = {plan.given: images.nbytes, plan.wanted: logits.nbytes}
+    addresses = {name: device.allocate(size) for name, size in sizes.items()}
     try:
-        addresses = {name: device.allocate(size) for name, size in sizes.items()}
-        stream = device.stream()
-        device.upload(addresses[given], np.ascontiguousarray(images))
+        device.upload(addresses[plan.given], images)
         for name, address in addresses.items():
             context.set_tensor_address(name, address)
-        if not context.execute_async_v3(stream):
+        if not context.execute_async_v3(plan.stream):
             raise BundleError("TensorRT could not run the plan")
-        device.wait(stream)
-        device.download(logits, addresses[wanted])
+        device.wait(plan.stream)
+        device.download(logits, addresses[plan.wanted])
+    finally:
         for address in addresses.values():
             device.free(address)
-    except CudaError as e:
-        raise BundleError(f"the GPU failed: {e}") from e
     return logits
