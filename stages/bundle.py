@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from models.errors import ParamsError
 from models.hashing import file_sha256
 from pipeline.artifacts import artifacts_dir, metrics_path, read_json
 from pipeline.bundle import write_bundle
@@ -27,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("variant", help="a name under `variants` in params.yaml")
+    parser.add_argument("variant", nargs="?", help="a name under `variants` in params.yaml")
     parser.add_argument("--level", type=int, help="number of removed blocks (default: as planned)")
     parser.add_argument("--precision", help="of the graph (default: bundle.precision)")
     parser.add_argument("--into", type=Path, default=artifacts_dir("bundle"), help="folder")
@@ -35,9 +36,11 @@ def main() -> None:
     bundle(options.variant, options.level, options.precision, options.into)
 
 
-def bundle(variant: str, level: int | None, precision: str | None, into: Path) -> None:
+def bundle(variant: str | None, level: int | None, precision: str | None, into: Path) -> None:
     """Write one bundle and print where it is and what is in it."""
     params = load_params()
+    if variant is None:
+        raise ParamsError(f"name a variant (make bundle VARIANT=...): {', '.join(params.variants)}")
     params.variant(variant)
     facts = {stage: read_json(metrics_path(stage, variant)) for stage in STAGES}
     selection = select(facts, level, precision or params.bundle.precision)

@@ -71,9 +71,7 @@ def describe(
     }
 
 
-def compute_capabilities(
-    engine: Shipped, target: Mapping[str, Any], options: Build
-) -> list[str]:
+def compute_capabilities(engine: Shipped, target: Mapping[str, Any], options: Build) -> list[str]:
     """Return the GPUs that a plan runs on: as its record says, else as backends build.
 
     TensorRT builds for the GPU it runs on, TensorRT-RTX also for those in the options.
@@ -132,5 +130,8 @@ def _licences(facts: Facts) -> dict[str, Any]:
     return {
         "scripts": "Apache-2.0",
         "images": {"source": source, "licence": LICENCES.get(source)},
-        "initial_weights": {"source": start, "licence": "none needed" if start == "random" else None},
+        "initial_weights": {
+            "source": start,
+            "licence": "none needed" if start == "random" else None,
+        },
     }

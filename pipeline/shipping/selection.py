@@ -131,9 +131,7 @@ def _require_proven(ladder: Sequence[Entry], precision: str, what: str) -> None:
     """Raise `ParityError` unless every rung down to the precision's common graph is passed."""
     for rung in ladder:
         if rung["precision"] is None and rung["status"] != "passed":
-            raise ParityError(
-                f"{what} cannot be shipped: its rung {rung['rung']!r} {_told(rung)}"
-            )
+            raise ParityError(f"{what} cannot be shipped: its rung {rung['rung']!r} {_told(rung)}")
     own = _rung(ladder, "precision", None)
     if own is None or own["status"] != "passed":
         told = "is missing: run `dvc repro`" if own is None else _told(own)

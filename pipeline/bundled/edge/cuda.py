@@ -106,4 +106,3 @@ def _call(driver: ctypes.CDLL, function: str, *arguments: Any) -> None:
     text = ctypes.c_char_p()
     driver.cuGetErrorName(ctypes.c_int(code), ctypes.byref(text))
     raise CudaError(f"{function}: {(text.value or b'').decode() or f'error {code}'}")
-

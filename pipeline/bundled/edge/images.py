@@ -124,7 +124,8 @@ def _with_channels(pixels: Pixels, channels: int) -> Pixels:
         return pixels.repeat(3, axis=0)
     red, green, blue = pixels.astype(np.uint32)
     luma = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
-    return luma[None].astype(np.uint8)
+    grey: Pixels = luma[None].astype(np.uint8)
+    return grey
 
 
 def _fitted(pixels: Pixels, rules: Rules) -> Pixels:
@@ -161,4 +162,5 @@ def _resize(pixels: Pixels, height: int, width: int) -> Pixels:
     grey = len(pixels) == 1
     image = Image.fromarray(pixels[0] if grey else np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))
     scaled = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
-    return scaled[None] if grey else np.moveaxis(scaled, -1, 0)
+    fitted: Pixels = scaled[None] if grey else np.moveaxis(scaled, -1, 0)
+    return fitted

@@ -114,7 +114,7 @@ def _opened(trt: Any, path: Path, device: Device) -> Plan:
 def _messages(trt: Any) -> Any:
     """Return a logger that keeps errors."""
 
-    class Messages(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Messages(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.errors: list[str] = []
