@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,60 +18,68 @@ from onnx import TensorProto, helper
 from stage_process import ROOT, run_stage
 from tiny_project import CLASSES, PLAN, edit_json, write_project
 
-from models.errors import ArtifactError, DataError
+from models.errors import ArtifactError, DataError, ParamsError, ParityError, ShoalError
 from models.hashing import file_sha256
 from pipeline.data import load
 from pipeline.shipping.contents import write_inputs
 from pipeline.shipping.golden import sample_names, surest
 from pipeline.shipping.provenance import source_state
 from pipeline.shipping.tensors import tensors
+from stages.bundle import bundle
 
 NAME = "dense-l1-fp32"
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("written")
+    write_project(root)
+    return root
+
+
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    write_project(tmp_path)
-    return tmp_path
+def project(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of one's own, the current folder."""
+    root = tmp_path / "project"
+    shutil.copytree(written, root)
+    monkeypatch.chdir(root)
+    return root
 
 
-def bundle(project: Path, *arguments: str, into: str = "artifacts/bundle") -> Path:
-    done = run_stage("bundle", "dense", *arguments, "--into", into, cwd=project)
-    assert done.returncode == 0, done.stderr
-    (archive,) = (project / into).glob("*.tar.gz")
-    return archive
+def made(level: int | None = None, precision: str | None = None, into: str = "bundles") -> Path:
+    """Make a bundle; return its folder."""
+    bundle("dense", level, precision, Path(into))
+    (archive,) = Path(into).glob("*.tar.gz")
+    return archive.with_name(archive.name.removesuffix(".tar.gz"))
 
 
-def refused(project: Path, *arguments: str) -> str:
-    """Return the one line in which the stage refuses; it must leave nothing behind."""
-    done = run_stage("bundle", *arguments, cwd=project)
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert not list(project.glob("artifacts/bundle/*"))
-    return line
+def refused(error: type[ShoalError], message: str, *arguments: Any) -> None:
+    """Expect a refusal that leaves nothing behind."""
+    variant, level, precision = [*arguments, *[None] * 3][:3]
+    with pytest.raises(error, match=re.escape(message)):
+        bundle(variant, level, precision, Path("bundles"))
+    assert not list(Path().glob("bundles/*"))
 
 
-def edit_rung(project: Path, status: str, **wanted: object) -> None:
-    """Give the rungs with these values another status."""
+def edit_rung(project: Path, values: dict[str, str], **wanted: object) -> None:
+    """Give the rungs that have what is wanted other values."""
 
     def change(metrics: dict) -> None:
         for level in metrics["levels"]:
             for rung in level["rungs"]:
                 if wanted.items() <= rung.items():
-                    rung |= {"status": status, "reason": "max_rel 2.0e-01 > 1e-02"}
+                    rung.update(values)
 
     edit_json(project / "metrics" / "verify" / "dense.json", change)
 
 
 def test_the_same_inputs_give_the_same_bytes(project: Path) -> None:
-    first = bundle(project, into="one")
+    folders = [made(into="one")]
     for file in project.rglob("*.onnx"):
         os.utime(file, (0, 0))
-    second = bundle(project, into="two")
-    assert first.name == second.name == f"{NAME}.tar.gz"
-    assert first.read_bytes() == second.read_bytes()
-    folders = [archive.parent / NAME for archive in (first, second)]
+    folders.append(made(into="two"))
+    first, second = (folder.with_name(f"{NAME}.tar.gz").read_bytes() for folder in folders)
+    assert first == second
     names = [sorted(p.relative_to(f) for p in f.rglob("*") if p.is_file()) for f in folders]
     assert names[0] == names[1]
     for name in names[0]:
@@ -77,9 +87,8 @@ def test_the_same_inputs_give_the_same_bytes(project: Path) -> None:
 
 
 def test_the_archive_is_the_folder_and_stays_within_it(project: Path) -> None:
-    archive = bundle(project)
-    folder = archive.parent / NAME
-    with tarfile.open(archive) as entries:
+    folder = made()
+    with tarfile.open(folder.with_name(f"{NAME}.tar.gz")) as entries:
         members = entries.getmembers()
         for member in members:
             assert member.isfile()
@@ -99,7 +108,7 @@ def test_the_archive_is_the_folder_and_stays_within_it(project: Path) -> None:
 def test_the_manifest_tells_what_is_known_and_nothing_of_the_machines_folders(
     project: Path,
 ) -> None:
-    folder = bundle(project).parent / NAME
+    folder = made()
     text = (folder / "manifest.json").read_text()
     manifest = json.loads(text)
     assert (manifest["variant"], manifest["level"], manifest["removed"]) == (
@@ -133,14 +142,15 @@ def test_the_manifest_tells_what_is_known_and_nothing_of_the_machines_folders(
 
 
 def test_graphs_and_plans_are_the_very_bytes_that_were_proven(project: Path) -> None:
-    folder = bundle(project, "--level", "0", "--precision", "int8").parent / "dense-l0-int8"
+    folder = made(0, "int8")
+    assert folder.name == "dense-l0-int8"
     typed = project / "artifacts" / "precision" / "dense" / "int8"
     assert (folder / "model.onnx").read_bytes() == (typed / "level_0.onnx").read_bytes()
     own = (typed / "level_0.onnxruntime.onnx").read_bytes()
     assert (folder / "model.onnxruntime.onnx").read_bytes() == own
     assert (folder / "triton" / "dense-l0-int8" / "1" / "model.onnx").read_bytes() == own
     assert set(np.load(folder / "golden.npz")) == {"images", "logits", "logits_onnxruntime"}
-    plans = bundle(project, into="plans").parent / NAME / "engines"
+    plans = made(into="plans") / "engines"
     assert {plan.name: plan.read_bytes() for plan in plans.iterdir()} == {
         "tensorrt.plan": PLAN,
         "tensorrt_rtx.plan": PLAN,
@@ -150,78 +160,89 @@ def test_graphs_and_plans_are_the_very_bytes_that_were_proven(project: Path) -> 
 def test_what_no_longer_fits_its_metrics_is_not_shipped(project: Path) -> None:
     plan = project / "artifacts/build/dense/fp32/tensorrt/level_1.engine"
     plan.write_bytes(b"another plan")
-    assert "has 12 bytes where its metrics say 6; run `dvc repro`" in refused(project, "dense")
+    message = "has 12 bytes where its metrics say 6; run `dvc repro`"
+    refused(ArtifactError, message, "dense")
     plan.unlink()
-    assert "level_1.engine is missing; `dvc repro` makes it" in refused(project, "dense")
+    refused(ArtifactError, "level_1.engine is missing; `dvc repro` makes it", "dense")
+    plan.write_bytes(b"a new ")
+    edit_rung(project, {"sha256": "0"}, rung="engine", backend="tensorrt")
+    refused(ArtifactError, "level_1.engine has changed since its parity was checked", "dense")
+
+
+FAILED = {"status": "failed", "reason": "max_rel 2.0e-01 > 1e-02"}
 
 
 def test_nothing_below_a_failed_rung_is_shipped(project: Path) -> None:
-    edit_rung(project, "failed", rung="precision", precision="fp16")
-    line = refused(project, "dense", "--precision", "fp16")
-    assert "'dense', level 1 cannot be shipped in fp16" in line
-    assert "failed: max_rel 2.0e-01 > 1e-02" in line
-    edit_rung(project, "not run", rung="precision", precision="int8", backend=None)
-    assert "not run: max_rel" in refused(project, "dense", "--precision", "int8")
-    edit_rung(project, "failed", rung="collapsed onnx")
-    assert "its rung 'collapsed onnx' failed" in refused(project, "dense")
+    edit_rung(project, FAILED, rung="precision", precision="fp16")
+    message = "variant 'dense', level 1 cannot be shipped in fp16: its rung failed: max_rel 2.0e-01"
+    refused(ParityError, message, "dense", None, "fp16")
+    edit_rung(project, {"status": "not run"}, rung="precision", precision="int8", backend=None)
+    refused(ParityError, "its rung not run: no reason given", "dense", None, "int8")
+    edit_rung(project, FAILED, rung="collapsed onnx")
+    refused(ParityError, "its rung 'collapsed onnx' failed: max_rel", "dense")
     edit_json(
         project / "metrics" / "verify" / "dense.json",
         lambda metrics: [level.update({"rungs": []}) for level in metrics["levels"]],
     )
-    assert "its rung is missing: run `dvc repro`" in refused(project, "dense")
+    refused(ParityError, "its rung is missing: run `dvc repro`", "dense")
 
 
 def test_an_engine_or_a_backends_own_graph_that_failed_is_left_out(project: Path) -> None:
-    edit_rung(project, "failed", rung="engine", backend="tensorrt_rtx")
-    edit_rung(project, "failed", rung="precision", backend="onnxruntime")
-    folder = bundle(project).parent / NAME
+    edit_rung(project, FAILED, rung="engine", backend="tensorrt_rtx")
+    edit_rung(project, FAILED, rung="precision", backend="onnxruntime")
+    folder = made()
     manifest = json.loads((folder / "manifest.json").read_text())
     assert [engine["backend"] for engine in manifest["engines"]] == ["tensorrt"]
     assert "max_rel 2.0e-01" in manifest["left_out"]["tensorrt_rtx"]
-    int8 = bundle(project, "--precision", "int8", into="int8").parent / "dense-l1-int8"
+    int8 = made(precision="int8", into="int8")
     assert not (int8 / "model.onnxruntime.onnx").exists()
     left_out = json.loads((int8 / "manifest.json").read_text())["left_out"]
     assert "max_rel 2.0e-01" in left_out["graph for onnxruntime"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "error", "message"),
     [
-        ([], "name a variant (make bundle VARIANT=...): dense, lacoot"),
-        (["denze"], "no variant 'denze' in params.yaml; did you mean 'dense'?"),
-        (["dense", "--level", "7"], "variant 'dense' has no level 7; there are 0, 1"),
-        (["dense", "--precision", "fp23"], "did you mean 'fp32'"),
-        (["dense", "--precision", "bf16"], "'bf16': the converter refused it; there are fp32, "),
-        (["lacoot"], "metrics/plan/lacoot.json is missing; `dvc repro` makes it"),
+        ([], ParamsError, "name a variant (make bundle VARIANT=...): dense, lacoot"),
+        (["denze"], ParamsError, "no variant 'denze' in params.yaml; did you mean 'dense'?"),
+        (["dense", 7], ParamsError, "variant 'dense' has no level 7; there are 0, 1"),
+        (["dense", 1, "fp23"], ParamsError, "did you mean 'fp32'"),
+        (["dense", 1, "bf16"], ParamsError, "'bf16': the converter refused it; there are fp32, "),
+        (["lacoot"], ArtifactError, "metrics/plan/lacoot.json is missing; `dvc repro` makes it"),
     ],
 )
+@pytest.mark.usefixtures("project")
 def test_what_does_not_exist_is_told_with_what_does(
-    project: Path, arguments: list[str], message: str
+    arguments: list[Any], error: type[ShoalError], message: str
 ) -> None:
-    assert message in refused(project, *arguments)
+    refused(error, message, *arguments)
+
+
+def test_the_stage_fails_in_one_line(project: Path) -> None:
+    done = run_stage("bundle", "dense", "--level", "7", cwd=project)
+    assert done.returncode == 1
+    message = "error: variant 'dense' has no level 7; there are 0, 1"
+    assert done.stderr.splitlines()[-1] == message
 
 
 def test_a_graph_that_no_cpu_can_run_is_held_to_the_float32_logits(project: Path) -> None:
-    typed = project / "artifacts" / "precision" / "dense"
-    source = onnx.load(typed / "fp32" / "level_1.onnx")
-    source.graph.input[0].name = "given"
-    for name in ("images", "wide"):
-        kind = TensorProto.BFLOAT16 if name == "images" else TensorProto.FLOAT
-        made_of = "given" if name == "images" else "sine"
-        source.graph.node.insert(0, helper.make_node("Cast", [made_of], [name], to=kind))
-    source.graph.node.insert(1, helper.make_node("Sin", ["images"], ["sine"]))
-    order = [source.graph.node[index] for index in (2, 1, 0)]
-    source.graph.node[2].input[0], source.graph.node[3].input[0] = "given", "wide"
-    rest = list(source.graph.node)[3:]
-    del source.graph.node[:]
-    source.graph.node.extend([*order, *rest])
-    onnx.save(source, typed / "fp16" / "level_1.onnx")
-    size = (typed / "fp16" / "level_1.onnx").stat().st_size
+    path = project / "artifacts" / "precision" / "dense" / "fp16" / "level_1.onnx"
+    model = onnx.load(project / "artifacts" / "precision" / "dense" / "fp32" / "level_1.onnx")
+    model.graph.input[0].name = "given"
+    nodes = [
+        helper.make_node("Cast", ["given"], ["half"], to=TensorProto.BFLOAT16),
+        helper.make_node("Relu", ["half"], ["positive"]),  # ONNX Runtime has none in bfloat16
+        helper.make_node("Cast", ["positive"], ["images"], to=TensorProto.FLOAT),
+        *model.graph.node,
+    ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, path)
     edit_json(
         project / "metrics" / "precision" / "dense.json",
-        lambda metrics: metrics["levels"][1]["graphs"]["fp16"].update({"bytes": size}),
+        lambda m: m["levels"][1]["graphs"]["fp16"].update({"bytes": path.stat().st_size}),
     )
-    folder = bundle(project, "--precision", "fp16").parent / "dense-l1-fp16"
+    folder = made(precision="fp16")
     manifest = json.loads((folder / "manifest.json").read_text())
     assert "the float32 graph" in manifest["golden"]["logits"]
     assert not (folder / "triton").exists()
@@ -295,7 +316,7 @@ def model_config() -> type[Message]:
 def test_the_triton_repository_is_what_tritons_schema_and_the_network_say(
     project: Path, model_config: type[Message]
 ) -> None:
-    repository = bundle(project).parent / NAME / "triton"
+    repository = made() / "triton"
     platforms = {NAME: "onnxruntime_onnx", f"{NAME}-tensorrt": "tensorrt_plan"}
     assert {path.name for path in repository.iterdir()} == set(platforms)
     session = onnx.load(repository / NAME / "1" / "model.onnx").graph
@@ -311,7 +332,6 @@ def test_the_triton_repository_is_what_tritons_schema_and_the_network_say(
         for told, real in ((config.input, session.input), (config.output, session.output)):
             (tensor,), (value,) = told, real
             assert tensor.name == value.name
-            assert type(config.input[0]).DESCRIPTOR.fields_by_name["data_type"]
             assert tensor.data_type == 11  # TYPE_FP32
             assert value.type.tensor_type.elem_type == TensorProto.FLOAT
             dims = [d.dim_value for d in value.type.tensor_type.shape.dim[1:]]

@@ -89,7 +89,11 @@ def assert_one_message(done: subprocess.CompletedProcess[str], *parts: str) -> N
 def test_the_environment_holds_nothing_else(python: Path) -> None:
     for package in ("torch", "onnx", "pipeline", "google.protobuf", "yaml"):
         done = subprocess.run(
-            [python, "-c", f"import {package}"], cwd="/", capture_output=True, text=True, check=False
+            [python, "-c", f"import {package}"],
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert "ModuleNotFoundError" in done.stderr
 

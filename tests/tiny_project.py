@@ -125,6 +125,10 @@ def _write_metrics(root: Path, params: Params) -> None:
     inputs = Inputs(images.numpy(), data, params.build)
     levels = [_level(root, number, inputs) for number in range(2)]
     names = [{"level": n, "removed": ["layer1.0"][:n]} for n in range(2)]
+
+    def own(stage: str) -> list[dict]:
+        return [names[number] | level[stage] for number, level in enumerate(levels)]
+
     target = {
         "devices": [{"name": "Orin", "compute_capability": "8.7", "memory_bytes": 8}],
         "torch": torch.__version__,
@@ -132,12 +136,12 @@ def _write_metrics(root: Path, params: Params) -> None:
     }
     metrics = {
         "plan": {"chosen_level": 1, "levels": names},
-        "precision": {"levels": [{**n, **level["typed"]} for n, level in zip(names, levels)]},
+        "precision": {"levels": own("precision")},
         "build": {
             "not_available": {"openvino": "openvino is not installed"},
-            "levels": [{**n, **level["built"]} for n, level in zip(names, levels)],
+            "levels": own("build"),
         },
-        "verify": {"levels": [{**n, "rungs": level["rungs"]} for n, level in zip(names, levels)]},
+        "verify": {"levels": own("verify")},
         "benchmark": {
             "target": target,
             "protocol": {"rounds": 3},
@@ -171,7 +175,9 @@ def _level(root: Path, number: int, inputs: Inputs) -> dict:
     for backend, status in backends.items():
         reason = None if status == "passed" else NOT_RUN
         rungs.append(Rung("engine", "fp32", backend, status, reason))
-    own = {p: {"file": f, "bytes": (typed / f).stat().st_size} for (p, b), f in files.items() if not b}
+    own = {
+        p: {"file": f, "bytes": (typed / f).stat().st_size} for (p, b), f in files.items() if not b
+    }
     own["int8"]["files"] = {"onnxruntime": files["int8", "onnxruntime"]}
     fp32 = f"fp32/{name}"
     graphs = {"fp32": {"file": fp32, "bytes": (typed / fp32).stat().st_size}, **own}
@@ -184,9 +190,9 @@ def _level(root: Path, number: int, inputs: Inputs) -> dict:
         for backend in backends
     }
     return {
-        "typed": {"graphs": graphs, "failed": {"bf16": "the converter refused it"}},
-        "built": {"engines": {"fp32": engines}, "failed": {}},
-        "rungs": [dataclasses.asdict(rung) for rung in rungs],
+        "precision": {"graphs": graphs, "failed": {"bf16": "the converter refused it"}},
+        "build": {"engines": {"fp32": engines}, "failed": {}},
+        "verify": {"rungs": [dataclasses.asdict(rung) for rung in rungs]},
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from models.errors import ArtifactError, BackendError, DataError
+from models.hashing import file_sha256
 from pipeline.artifacts import write_json
 from pipeline.data import Dataset
 from pipeline.engines.interface import Images, Logits
@@ -28,6 +29,7 @@ from pipeline.shipping.triton import write_model
 
 SCRIPTS = Path(__file__).parent.parent / "bundled"
 README = "README.md"
+FLOAT32 = "the float32 graph: ONNX Runtime cannot run this precision on a CPU"
 Files = Mapping[str, Shipped]  # graphs and plans by their names in the bundle
 
 
@@ -58,26 +60,28 @@ def copy_networks(folder: Path, selection: Selection, sources: Sources) -> dict[
     files = {}
     for graph in selection.graphs:
         name = f"model.{graph.backend}.onnx" if graph.backend else "model.onnx"
-        recorded = graph.record["bytes"] if graph.backend is None else None
-        _copy(sources.graphs / graph.file, folder / name, recorded)
+        _copy(sources.graphs / graph.file, folder / name, graph)
         files[name] = graph
     for plan in selection.engines:
         name = f"engines/{plan.backend}.plan"
-        _copy(sources.engines / plan.file, folder / name, plan.record["bytes"])
+        _copy(sources.engines / plan.file, folder / name, plan)
         files[name] = plan
     return files
 
 
-def _copy(source: Path, target: Path, recorded_bytes: int | None) -> None:
+def _copy(source: Path, target: Path, shipped: Shipped) -> None:
     try:
         shutil.copyfile(source, target)
     except FileNotFoundError as e:
         raise ArtifactError(f"{source} is missing; `dvc repro` makes it") from e
-    size = target.stat().st_size
-    if recorded_bytes not in (None, size):
+    size, recorded = target.stat().st_size, shipped.record["bytes"]
+    if shipped.file == shipped.record["file"] and size != recorded:
         raise ArtifactError(
-            f"{source} has {size} bytes where its metrics say {recorded_bytes}; run `dvc repro`"
+            f"{source} has {size} bytes where its metrics say {recorded}; run `dvc repro`"
         )
+    proven = shipped.rung.get("sha256")
+    if proven is not None and proven != file_sha256(target):
+        raise ArtifactError(f"{source} has changed since its parity was checked; run `dvc repro`")
 
 
 def write_inputs(folder: Path, data: Dataset, fit: str) -> None:
@@ -143,9 +147,6 @@ def _golden_logits(
             found, origin = expected_logits(collapsed, images), FLOAT32
         logits[file.golden], origins[file.golden] = found, origin
     return logits, origins
-
-
-FLOAT32 = "the float32 graph: ONNX Runtime cannot run this precision on the CPU it was asked on"
 
 
 def write_triton(

@@ -1,7 +1,7 @@
 """manifest.json of a bundle: every file with its hash, and all that is known of what is in it."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,26 +72,24 @@ def describe(
 
 
 def compute_capabilities(engine: Shipped, target: Mapping[str, Any], options: Build) -> list[str]:
-    """Return the GPUs that a plan runs on: as its record says, else as backends build.
+    """Return the GPUs that a plan runs on; ``8.0+`` means that one and all later ones.
 
-    TensorRT builds for the GPU it runs on, TensorRT-RTX also for those in the options.
+    That is what its record says, else what the backend was asked for: TensorRT builds for the GPU
+    it runs on, TensorRT-RTX for those in the options.
     """
     if "compute_capabilities" in engine.record:
         return list(engine.record["compute_capabilities"])
-    here = [device["compute_capability"] for device in target["devices"][:1]]
-    wanted = options.compute_capabilities if engine.backend == "tensorrt_rtx" else []
-    return list(dict.fromkeys([*wanted, *here]))
+    if engine.backend == "tensorrt_rtx":
+        return list(options.compute_capabilities)
+    return [device["compute_capability"] for device in target["devices"][:1]]
 
 
 def hashes(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return sha256 and size of every file in a folder, by relative path."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Return sha256 and size of every file in a folder, by relative path, sorted."""
+    paths = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
     return {
-        path.relative_to(folder).as_posix(): {
-            "sha256": file_sha256(path),
-            "bytes": path.stat().st_size,
-        }
-        for path in paths
+        name: {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+        for name, path in sorted(paths.items())
     }
 
 
@@ -106,12 +104,16 @@ def _accuracy(shipped: Shipped) -> dict[str, float | None]:
 
 def _latency(selection: Selection, benchmark: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was timed, by backend and batch, and with it how and on what."""
-    own: Sequence[Mapping[str, Any]] = [
-        level for level in benchmark["levels"] if level["level"] == selection.level
-    ]
-    timed = own[0]["latency_ms"].get(selection.precision, {}) if own else {}
-    about = {key: benchmark[key] for key in ("protocol", "target", "not_timed")}
-    return {"latency_ms": timed, **about}
+    own: Mapping[str, Any] = next(
+        (level for level in benchmark["levels"] if level["level"] == selection.level), {}
+    )
+    timed, refused = (own.get(key, {}) for key in ("latency_ms", "not_timed"))
+    return {
+        "latency_ms": timed.get(selection.precision, {}),
+        "not_timed": {**benchmark["not_timed"], **refused.get(selection.precision, {})},
+        "protocol": benchmark["protocol"],
+        "target": benchmark["target"],
+    }
 
 
 def _versions(target: Mapping[str, Any]) -> dict[str, str]:

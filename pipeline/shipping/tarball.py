@@ -17,8 +17,10 @@ def write_tarball(folder: Path, target: Path) -> None:
         gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as compressed,
         tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            name = path.relative_to(folder.parent).as_posix()
+        paths = {p.relative_to(folder.parent).as_posix(): p for p in folder.rglob("*")}
+        for name, path in sorted(paths.items()):
+            if path.is_dir():
+                continue
             entry = tarfile.TarInfo(name)  # a plain file of root's, of 1970
             entry.size = path.stat().st_size
             entry.mode = 0o755 if path.suffix == EXECUTABLE else 0o644

@@ -62,11 +62,19 @@ def open_plan(bundle: Bundle, backend: str) -> Run:
 
 def require_target(name: str, compute_capabilities: list[str], device: Device) -> None:
     """Raise `NotHereError` where a plan was built for other GPUs than this device."""
-    if device.compute_capability not in compute_capabilities:
+    if not any(_covers(built_for, device.compute_capability) for built_for in compute_capabilities):
         raise NotHereError(
             f"{name} is for compute capability {', '.join(compute_capabilities)}; {device.name} "
             f"is {device.compute_capability}: build a plan here with ./rebuild.sh"
         )
+
+
+def _covers(built_for: str, own: str) -> bool:
+    """Tell whether a plan for ``8.6``, or for ``8.0+`` and all later, runs on a GPU."""
+    if not built_for.endswith("+"):
+        return built_for == own
+    least, here = ([int(n) for n in c.split(".")] for c in (built_for[:-1], own))
+    return here >= least
 
 
 def _plan(bundle: Bundle, backend: str) -> tuple[Path, dict[str, Any] | None]:
@@ -90,6 +98,7 @@ def _import(backend: str) -> Any:
 def _opened(trt: Any, path: Path, device: Device) -> Plan:
     messages = _messages(trt)
     runtime = trt.Runtime(messages)
+    runtime.engine_host_code_allowed = True  # plans for several versions bring code: ours, by hash
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
         raise BundleError(
