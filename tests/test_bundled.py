@@ -3,13 +3,11 @@
 import json
 import os
 import subprocess
-import sys
-import tarfile
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
+from device_side import assert_one_message, make_environment, run, unpack
 from PIL import Image
 from stage_process import ROOT, run_stage
 from tiny_onnx import SIZE, write_network
@@ -22,20 +20,6 @@ from pipeline.prepare import prepare
 
 BUNDLED = str(ROOT / "pipeline" / "bundled")
 RUNTIME = ("numpy", "pillow", "onnxruntime")
-
-
-def make_environment(folder: Path, *packages: str) -> Path:
-    """Make a virtual environment in which these packages alone can be imported, by links."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    (site,) = folder.glob("lib/python3*/site-packages")
-    for package in packages:
-        files = metadata.files(package)
-        assert files is not None
-        for name in {file.parts[0] for file in files if file.parts[0] != ".."}:
-            source = Path(str(metadata.distribution(package).locate_file(name)))
-            if not (site / name).exists():
-                (site / name).symlink_to(source)
-    return folder / "bin" / "python"
 
 
 @pytest.fixture(scope="module")
@@ -57,33 +41,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unpacked(project: Path, tmp_path: Path) -> Path:
     """The bundle in float32 as it arrives on a device."""
     return unpack(project, "fp32", tmp_path)
-
-
-def unpack(project: Path, precision: str, target: Path) -> Path:
-    name = f"dense-l1-{precision}"
-    with tarfile.open(project / f"artifacts/bundle/{name}.tar.gz") as archive:
-        archive.extractall(target, filter="data")
-    return target / name
-
-
-def run(python: Path, script: Path, *arguments: str, **environment: str):
-    return subprocess.run(
-        [python, "-W", "error", script, *arguments],
-        cwd="/",
-        env={"PATH": os.environ["PATH"], **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def assert_one_message(done: subprocess.CompletedProcess[str], *parts: str) -> None:
-    assert done.returncode == 1, done.stdout
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
-    for part in parts:
-        assert part in line
 
 
 def test_the_environment_holds_nothing_else(python: Path) -> None:

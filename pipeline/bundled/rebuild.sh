@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build the plan for this very device: ./rebuild.sh [tensorrt | tensorrt_rtx] [flags of the builder]
+# Build the plan for this very device: bash rebuild.sh [tensorrt | tensorrt_rtx] [flags of the builder]
 #
 # Writes built/<backend>.plan, which run.py and verify.py then prefer, the builder's log, and the
 # timing cache that makes the next build quick; ends with the proof of the plan. Needs trtexec of

@@ -65,7 +65,7 @@ def require_target(name: str, compute_capabilities: list[str], device: Device) -
     if not any(_covers(built_for, device.compute_capability) for built_for in compute_capabilities):
         raise NotHereError(
             f"{name} is for compute capability {', '.join(compute_capabilities)}; {device.name} "
-            f"is {device.compute_capability}: build a plan here with ./rebuild.sh"
+            f"is {device.compute_capability}: build a plan here with bash rebuild.sh"
         )
 
 
@@ -85,7 +85,7 @@ def _plan(bundle: Bundle, backend: str) -> tuple[Path, dict[str, Any] | None]:
     for engine in bundle.manifest["engines"]:
         if engine["backend"] == backend:
             return checked(bundle, engine["file"]), engine
-    raise NotHereError(f"no plan for {backend} in this bundle: build one with ./rebuild.sh")
+    raise NotHereError(f"no plan for {backend} in this bundle: build one with bash rebuild.sh")
 
 
 def _import(backend: str) -> Any:
@@ -103,7 +103,7 @@ def _opened(trt: Any, path: Path, device: Device) -> Plan:
     if engine is None:
         raise BundleError(
             f"{trt.__name__} {trt.__version__} cannot open {path.name}, built with another version "
-            f"or for another GPU: build it here with ./rebuild.sh ({'; '.join(messages.errors)})"
+            f"or for another GPU: build it here with bash rebuild.sh ({'; '.join(messages.errors)})"
         )
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     names.sort(key=lambda name: engine.get_tensor_mode(name) != trt.TensorIOMode.INPUT)
