@@ -49,7 +49,7 @@ def write_bundle(
         DataError: a class has a name that cannot stand in a list of labels.
     """
     folder, archive = into / selection.name, into / f"{selection.name}.tar.gz"
-    with replace_dir(folder) as work:
+    with replace_file(archive) as packed, replace_dir(folder) as work:
         files = copy_networks(work, selection, sources)
         manifest = describe(selection, facts, files, tensors(work / "model.onnx"), params.build)
         manifest |= {"tolerances": tolerances}
@@ -65,8 +65,7 @@ def write_bundle(
         )
         copy_scripts(work, _told(manifest))
         write_json(work / "manifest.json", manifest | {"files": hashes(work)})
-    with replace_file(archive) as temporary:
-        write_tarball(folder, temporary)
+        write_tarball(work, selection.name, packed)
     return folder, archive
 
 

@@ -177,7 +177,7 @@ def test_nothing_below_a_failed_rung_is_shipped(project: Path) -> None:
     message = "variant 'dense', level 1 cannot be shipped in fp16: its rung failed: max_rel 2.0e-01"
     refused(ParityError, message, "dense", None, "fp16")
     edit_rung(project, {"status": "not run"}, rung="precision", precision="int8", backend=None)
-    refused(ParityError, "its rung not run: no reason given", "dense", None, "int8")
+    refused(ParityError, "its rung was not run: no reason given", "dense", None, "int8")
     edit_rung(project, FAILED, rung="collapsed onnx")
     refused(ParityError, "its rung 'collapsed onnx' failed: max_rel", "dense")
     edit_json(
@@ -343,3 +343,35 @@ def test_the_triton_repository_is_what_tritons_schema_and_the_network_say(
 def test_tritons_schema_refuses_what_it_does_not_know(model_config: type[Message]) -> None:
     with pytest.raises(text_format.ParseError, match="max_batch"):
         text_format.Parse("max_batch: 3", model_config())
+
+
+def test_the_engine_of_a_backends_own_graph_goes_with_that_graph(project: Path) -> None:
+    for stage, at in (("precision", "graphs"), ("build", "engines"), ("verify", "rungs")):
+
+        def own(metrics: dict, at: str = at) -> None:
+            level = metrics["levels"][1][at]
+            if at == "graphs":
+                level["int8"]["files"]["tensorrt"] = level["int8"]["files"].pop("onnxruntime")
+            elif at == "engines":
+                level["int8"] = {"tensorrt": level["fp32"]["tensorrt"]}
+            else:
+                above = next(rung for rung in level if rung["precision"] == "int8")
+                level.append(above | FAILED | {"backend": "tensorrt"})
+                reason = {"status": "not run", "reason": "the rung above it: failed"}
+                level.append(above | reason | {"rung": "engine", "backend": "tensorrt"})
+
+        edit_json(project / "metrics" / stage / "dense.json", own)
+    manifest = json.loads((made(precision="int8") / "manifest.json").read_text())
+    assert manifest["engines"] == []
+    assert manifest["left_out"]["tensorrt"].startswith("its graph: its rung failed: max_rel")
+
+
+def test_a_failure_leaves_the_last_bundle_as_it_was(project: Path) -> None:
+    folder = made()
+    archive = folder.with_name(f"{NAME}.tar.gz")
+    before = archive.read_bytes(), (folder / "manifest.json").read_bytes()
+    (project / "artifacts/build/dense/fp32/tensorrt/level_1.engine").unlink()
+    with pytest.raises(ArtifactError):
+        made()
+    assert (archive.read_bytes(), (folder / "manifest.json").read_bytes()) == before
+    assert sorted(path.name for path in folder.parent.iterdir()) == [NAME, archive.name]

@@ -218,6 +218,7 @@ def test_what_comes_into_being_on_the_device_is_left_alone(python: Path, unpacke
         ('{"format": 2}', "is of format 2, and this code reads format 1"),
         ("{", "is damaged"),
         ("[]", "is damaged"),
+        ('{"format": 1, "files": {}}', "is damaged: it has no engines, graphs"),
         (None, "is missing; unpack the bundle again"),
     ],
 )

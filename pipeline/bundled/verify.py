@@ -41,11 +41,18 @@ def main() -> None:
     for result in rungs:
         print(_line(result))
     if options.report:
-        options.report.write_text(json.dumps(rungs, indent=2) + "\n", encoding="utf-8")
+        _write_report(options.report, rungs)
     if any(result["status"] == "failed" for result in rungs):
         sys.exit("error: this bundle must not be used here: see the lines that failed")
     if all(result["status"] == "not run" for result in rungs):
         sys.exit("error: nothing ran, so nothing is proven; see the reasons above")
+
+
+def _write_report(path: Path, rungs: list[dict[str, Any]]) -> None:
+    try:
+        path.write_text(json.dumps(rungs, indent=2) + "\n", encoding="utf-8")
+    except OSError as e:
+        sys.exit(f"error: cannot write {path}: {e.strerror}")
 
 
 def _check_files(bundle: Bundle) -> None:

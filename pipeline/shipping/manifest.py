@@ -52,15 +52,7 @@ def describe(
             for name, f in graphs.items()
         ],
         "engines": [
-            {
-                "file": name,
-                "backend": f.backend,
-                "version": f.record["version"],
-                "compute_capabilities": compute_capabilities(f, facts["target"], options),
-                "status": f.rung["status"],
-                **_accuracy(f),
-            }
-            for name, f in engines.items()
+            {"file": name, **_engine(f, facts["target"], options)} for name, f in engines.items()
         ],
         "left_out": selection.left_out,
         "parity": selection.rungs,
@@ -68,6 +60,16 @@ def describe(
         "versions": _versions(facts["target"]),
         "licences": _licences(facts),
         "source": source_state(),
+    }
+
+
+def _engine(engine: Shipped, target: Mapping[str, Any], options: Build) -> dict[str, Any]:
+    return {
+        "backend": engine.backend,
+        "version": engine.record["version"],
+        "compute_capabilities": compute_capabilities(engine, target, options),
+        "status": engine.rung["status"],
+        **_accuracy(engine),
     }
 
 

@@ -91,7 +91,7 @@ def select(facts: Facts, level: int | None, precision: str) -> Selection:
     ladder = [rung for rung in verified["rungs"] if rung["precision"] in (None, precision)]
     _require_proven(ladder, precision, what)
     graphs, unproven = _proven(ladder, "precision", _graph_files(graph))
-    engines, left_out = _engines(facts["build"], built, ladder, precision)
+    engines, left_out = _engines(facts["build"], built, ladder, precision, unproven)
     return Selection(
         variant=variant,
         level=number,
@@ -158,8 +158,13 @@ def _proven(
 
 
 def _engines(
-    build: Entry, built: Entry, ladder: Sequence[Entry], precision: str
+    build: Entry,
+    built: Entry,
+    ladder: Sequence[Entry],
+    precision: str,
+    without_graph: Mapping[str, str],
 ) -> tuple[list[Shipped], dict[str, str]]:
+    """Return the plans, and why there are no others; none of a graph that is not shipped."""
     own = built["engines"].get(precision, {})
     left_out = {
         **{name: f"not built: {reason}" for name, reason in build["not_available"].items()},
@@ -170,9 +175,14 @@ def _engines(
             if name not in PLANS
         },
     }
-    plans = {name: (record["file"], record) for name, record in own.items() if name in PLANS}
+    plans = {
+        name: (record["file"], record)
+        for name, record in own.items()
+        if name in PLANS and name not in without_graph
+    }
     shipped, unproven = _proven(ladder, "engine", plans)
-    return shipped, {**left_out, **unproven}
+    orphans = {name: f"its graph: {why}" for name, why in without_graph.items() if name in PLANS}
+    return shipped, {**left_out, **orphans, **unproven}
 
 
 def _rung(ladder: Sequence[Entry], kind: str, backend: str | None) -> Entry | None:
@@ -181,7 +191,8 @@ def _rung(ladder: Sequence[Entry], kind: str, backend: str | None) -> Entry | No
 
 
 def _told(rung: Entry) -> str:
-    return f"{rung['status']}: {rung['reason'] or 'no reason given'}"
+    verb = "failed" if rung["status"] == "failed" else "was not run"
+    return f"{verb}: {rung['reason'] or 'no reason given'}"
 
 
 def _listed(values: Sequence[Any]) -> str:

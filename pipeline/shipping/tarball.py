@@ -7,8 +7,8 @@ from pathlib import Path
 EXECUTABLE = ".sh"
 
 
-def write_tarball(folder: Path, target: Path) -> None:
-    """Write a folder as .tar.gz: sorted, without times and owners, under the folder's own name.
+def write_tarball(folder: Path, name: str, target: Path) -> None:
+    """Write a folder as .tar.gz, under that name: sorted, without times and owners.
 
     The same files give the same bytes (of one version of zlib), whenever and by whom they are made.
     """
@@ -17,11 +17,9 @@ def write_tarball(folder: Path, target: Path) -> None:
         gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as compressed,
         tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
-        paths = {p.relative_to(folder.parent).as_posix(): p for p in folder.rglob("*")}
-        for name, path in sorted(paths.items()):
-            if path.is_dir():
-                continue
-            entry = tarfile.TarInfo(name)  # a plain file of root's, of 1970
+        paths = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+        for relative, path in sorted(paths.items()):
+            entry = tarfile.TarInfo(f"{name}/{relative}")  # a plain file of root's, of 1970
             entry.size = path.stat().st_size
             entry.mode = 0o755 if path.suffix == EXECUTABLE else 0o644
             with path.open("rb") as content:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 FORMAT = 1  # of manifest.json
+KEYS = {"engines", "files", "graphs", "input", "precision", "samples", "tolerances"}
 OWN = ("manifest.json", "built")  # not in the manifest: itself, and what rebuild.sh writes
 
 
@@ -40,6 +41,10 @@ def open_bundle(folder: Path) -> Bundle:
         raise BundleError(
             f"{path} is of format {written!r}, and this code reads format {FORMAT}; "
             "use the run.py and verify.py that came with it"
+        )
+    if missing := KEYS - manifest.keys():
+        raise BundleError(
+            f"{path} is damaged: it has no {', '.join(sorted(missing))}; unpack the bundle again"
         )
     return Bundle(folder, manifest)
 

@@ -56,7 +56,11 @@ def open_plan(bundle: Bundle, backend: str) -> Run:
         raise NotHereError(str(e)) from e
     if shipped is not None:
         require_target(path.name, shipped["compute_capabilities"], device)
-    plan = _opened(_import(backend), path, device)
+    trt = _import(backend)
+    try:
+        plan = _opened(trt, path, device)
+    except CudaError as e:
+        raise BundleError(f"the GPU failed: {e}") from e
     return lambda images: _in_profile(plan, images)
 
 
@@ -98,19 +102,24 @@ def _import(backend: str) -> Any:
 def _opened(trt: Any, path: Path, device: Device) -> Plan:
     messages = _messages(trt)
     runtime = trt.Runtime(messages)
-    runtime.engine_host_code_allowed = True  # plans for several versions bring code: ours, by hash
+    runtime.engine_host_code_allowed = (
+        True  # of a plan for several versions: it is ours, by its hash
+    )
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
         raise BundleError(
             f"{trt.__name__} {trt.__version__} cannot open {path.name}, built with another version "
             f"or for another GPU: build it here with bash rebuild.sh ({'; '.join(messages.errors)})"
         )
+    context = engine.create_execution_context()
+    if context is None:
+        raise BundleError(f"{path.name} cannot run here: {'; '.join(messages.errors)}")
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     names.sort(key=lambda name: engine.get_tensor_mode(name) != trt.TensorIOMode.INPUT)
     smallest, _, largest = engine.get_tensor_profile_shape(names[0], 0)
     return Plan(
         owners=(messages, runtime, engine),
-        context=engine.create_execution_context(),
+        context=context,
         device=device,
         stream=device.stream(),
         given=names[0],
