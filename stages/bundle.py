@@ -66,7 +66,7 @@ def bundle(variant: str | None, level: int | None, precision: str | None, into: 
 def _print(folder: Path, archive: Path, left_out: dict[str, str]) -> None:
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     for name, reason in left_out.items():
-        print(f"{folder.name}: without {name}: {reason}")
+        print(f"{folder.name}: left out {name}: {reason}")
     print(f"{folder}: {len(manifest['files'])} files; try: python {folder / 'verify.py'}")
     print(f"{archive}: {archive.stat().st_size:,} bytes, sha256 {file_sha256(archive)}")
 

@@ -170,7 +170,7 @@ def _engines(
         **{name: f"not built: {reason}" for name, reason in build["not_available"].items()},
         **built.get("failed", {}).get(precision, {}),
         **{
-            name: f"fitted to the CPU that it was built on; {name} takes the graph"
+            name: "its engine is fitted to the CPU that it was built on; it takes the graph instead"
             for name in own
             if name not in PLANS
         },
