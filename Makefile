@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup data preset repro bench test check device-check ui clean
+.PHONY: help setup data preset repro bench bundle test check device-check ui clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,10 @@ repro: setup ## run the whole pipeline, print the table of variants
 
 bench: setup ## time all that can run here: make bench ARGS="--min-accuracy 90 --batch 1 128"
 	@python -m stages.bench $(ARGS)
+
+bundle: setup ## make a bundle for a device: make bundle VARIANT=lacoot [LEVEL=5] [PRECISION=int8]
+	@python -m stages.bundle $(VARIANT) $(if $(LEVEL),--level $(LEVEL)) \
+		$(if $(PRECISION),--precision $(PRECISION))
 
 test: setup ## run the tests
 	@python -m pytest

@@ -238,6 +238,13 @@ class Benchmark(Section):
         return sorted(set(sizes))
 
 
+class Bundle(Section):
+    """What is shipped of a variant's chosen level."""
+
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    samples: int = Field(default=4, ge=1, le=64)
+
+
 class Params(Section):
     """The whole of params.yaml."""
 
@@ -254,6 +261,7 @@ class Params(Section):
     build: Build
     verify: Verify = Field(default_factory=Verify)
     benchmark: Benchmark
+    bundle: Bundle = Field(default_factory=Bundle)
 
     @model_validator(mode="after")
     def _batches_fit_the_profile(self) -> "Params":

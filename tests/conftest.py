@@ -18,6 +18,7 @@ from stage_process import run_stage
 SHAPED = (
     *("activations", "ascent", "augment", "coupling", "data", "distances", "distributed"),
     *("estimators", "evaluate", "layout", "projections", "parity", "regularizer"),
+    "shipping.golden",
 )
 install_import_hook([f"pipeline.{name}" for name in SHAPED], "beartype.beartype")
 

@@ -1,0 +1,1 @@
+"""What goes into a bundle: which level, its golden inputs, its manifest, its archive."""
