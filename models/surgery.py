@@ -1,7 +1,7 @@
 """Take blocks out of a PyTorch network."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,12 +17,15 @@ class Bypass(nn.Module):
         return x
 
 
-def bypass(model: nn.Module, names: Iterable[str]) -> nn.Module:
-    """Return a copy of `model` with the named blocks replaced by the identity.
+def bypass(
+    model: nn.Module, names: Iterable[str], stand_ins: Mapping[str, nn.Module] | None = None
+) -> nn.Module:
+    """Return a copy of `model` with the named blocks replaced, by the identity without more.
 
     Args:
         model: a network; it is left as it is.
         names: dotted module paths, as `find_blocks` gives them, or names of units.
+        stand_ins: what takes a block's place instead of the identity, by name; used as it is.
 
     Raises:
         BlockError: there is no module of that name; the message has near matches.
@@ -30,10 +33,13 @@ def bypass(model: nn.Module, names: Iterable[str]) -> nn.Module:
     shallow = copy.deepcopy(model)
     modules = dict(model.named_modules())
     for name in names:
-        for path in module_paths(name):
+        first, *others = module_paths(name)
+        for path in (first, *others):
             if not path or path not in modules:
                 raise BlockError(f"no block {name!r} in the network{near_matches(name, modules)}")
             shallow.set_submodule(path, Bypass())
+        if stand_ins and name in stand_ins:
+            shallow.set_submodule(first, stand_ins[name])
     return shallow
 
 

@@ -157,6 +157,9 @@ class Plan(Section):
     ]
     max_accuracy_drop_pct: float = Field(ge=0)
     bn_samples: int = Field(ge=2)
+    replacement: Literal["identity", "bias", "affine", "linear", "auto"] = "identity"
+    replacement_samples: int = Field(default=512, ge=1)
+    replacement_slack_pct: float = Field(default=0.1, ge=0)
 
 
 class Export(Section):
