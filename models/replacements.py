@@ -4,6 +4,7 @@ The maps get richer from one to the next: x + b, a ⊙ x + b, W x + b, the same 
 The last is the linear replacement of TOAST (arXiv 2410.04941) and ReplaceMe (arXiv 2505.02819).
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -66,14 +67,15 @@ def channel_axis(block: nn.Module, shape: torch.Size) -> int:
 
 
 def save(stand_ins: Mapping[str, ChannelMap], path: Path) -> None:
-    """Write the maps that stand in for blocks, by name; none makes a file, too."""
+    """Write the maps that stand in for blocks, by name; at least one."""
     tensors = {
         f"{name}.{key}": value.contiguous()
         for name, stand_in in stand_ins.items()
         for key, value in stand_in.state_dict().items()
     }
-    axes = {name: str(stand_in.axis) for name, stand_in in stand_ins.items()}
-    save_file(tensors, path, metadata=axes)
+    axes = {name: stand_in.axis for name, stand_in in stand_ins.items()}
+    # As one value: safetensors writes several in an order of chance.
+    save_file(tensors, path, metadata={"axes": json.dumps(axes)})
 
 
 def load(path: Path) -> dict[str, ChannelMap]:
@@ -85,12 +87,12 @@ def load(path: Path) -> dict[str, ChannelMap]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-            axes = file.metadata() or {}
+            axes = json.loads(file.metadata()["axes"])
     except FileNotFoundError as e:
         raise ArtifactError(f"{path} is missing; `dvc repro` makes it") from e
-    except safetensors.SafetensorError as e:
+    except (safetensors.SafetensorError, KeyError, TypeError, json.JSONDecodeError) as e:
         raise ArtifactError(f"{path} is damaged ({e}); delete it and run `dvc repro`") from e
     return {
-        name: ChannelMap(tensors.get(f"{name}.weight"), tensors[f"{name}.bias"], int(axis))
+        name: ChannelMap(tensors.get(f"{name}.weight"), tensors[f"{name}.bias"], axis)
         for name, axis in axes.items()
     }

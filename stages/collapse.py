@@ -39,7 +39,8 @@ def main(variant: str) -> None:
         for planned in read_json(metrics_path("plan", variant))["levels"]:
             target = folder / f"level_{planned['level']}.onnx"
             fitted = artifacts_dir("plan", variant) / f"level_{planned['level']}.safetensors"
-            shallow = bypass(model, planned["removed"], stand_ins := load(fitted))
+            stand_ins = {} if planned["replacement"] == "identity" else load(fitted)
+            shallow = bypass(model, planned["removed"], stand_ins)
             report = collapse_onnx(source, target, planned["removed"], _as_maps(stand_ins))
             measured = measure_level(target, shallow, report, data=data, params=params.collapse)
             levels.append({"level": planned["level"], **measured})

@@ -24,7 +24,8 @@ def main(variant: str) -> None:
     planned, stand_ins = plan(model, order, images, params.plan, pick_device())
     with replace_dir(artifacts_dir("plan", variant)) as folder:
         for level, own in enumerate(stand_ins):
-            save(own, folder / f"level_{level}.safetensors")
+            if own:
+                save(own, folder / f"level_{level}.safetensors")
     metrics = {
         "variant": variant,
         "criterion": criterion,
