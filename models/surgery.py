@@ -31,16 +31,23 @@ def bypass(
         BlockError: there is no module of that name; the message has near matches.
     """
     shallow = copy.deepcopy(model)
+    take_out(shallow, names, stand_ins)
+    return shallow
+
+
+def take_out(
+    model: nn.Module, names: Iterable[str], stand_ins: Mapping[str, nn.Module] | None = None
+) -> None:
+    """Do to `model` itself what `bypass` does to a copy; arguments and errors are the same."""
     modules = dict(model.named_modules())
     for name in names:
         first, *others = module_paths(name)
         for path in (first, *others):
             if not path or path not in modules:
                 raise BlockError(f"no block {name!r} in the network{near_matches(name, modules)}")
-            shallow.set_submodule(path, Bypass())
+            model.set_submodule(path, Bypass())
         if stand_ins and name in stand_ins:
-            shallow.set_submodule(first, stand_ins[name])
-    return shallow
+            model.set_submodule(first, stand_ins[name])
 
 
 def module_paths(name: str) -> list[str]:
