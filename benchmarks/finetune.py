@@ -100,9 +100,9 @@ def fine_tune(weight: float, images: Dataset) -> dict[str, Any]:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "state.pt"
-        history = train(model, images, params, units, device=device, checkpoint=checkpoint, log=log)
+        trained = train(model, images, params, units, device=device, checkpoint=checkpoint, log=log)
     seconds = time.perf_counter() - started
-    order = removal_order(history[-1]["distances"])
+    order = removal_order(trained.history[-1]["distances"])
     levels = [
         measure(model, order[:removed], images, device)
         for removed in (0, len(order) // 2, len(order))

@@ -1,7 +1,7 @@
 """Take blocks out of a PyTorch network."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,24 +17,37 @@ class Bypass(nn.Module):
         return x
 
 
-def bypass(model: nn.Module, names: Iterable[str]) -> nn.Module:
-    """Return a copy of `model` with the named blocks replaced by the identity.
+def bypass(
+    model: nn.Module, names: Iterable[str], stand_ins: Mapping[str, nn.Module] | None = None
+) -> nn.Module:
+    """Return a copy of `model` with the named blocks replaced, by the identity without more.
 
     Args:
         model: a network; it is left as it is.
         names: dotted module paths, as `find_blocks` gives them, or names of units.
+        stand_ins: what takes a block's place instead of the identity, by name; used as it is.
 
     Raises:
         BlockError: there is no module of that name; the message has near matches.
     """
     shallow = copy.deepcopy(model)
+    take_out(shallow, names, stand_ins)
+    return shallow
+
+
+def take_out(
+    model: nn.Module, names: Iterable[str], stand_ins: Mapping[str, nn.Module] | None = None
+) -> None:
+    """Do to `model` itself what `bypass` does to a copy; arguments and errors are the same."""
     modules = dict(model.named_modules())
     for name in names:
-        for path in module_paths(name):
+        first, *others = module_paths(name)
+        for path in (first, *others):
             if not path or path not in modules:
                 raise BlockError(f"no block {name!r} in the network{near_matches(name, modules)}")
-            shallow.set_submodule(path, Bypass())
-    return shallow
+            model.set_submodule(path, Bypass())
+        if stand_ins and name in stand_ins:
+            model.set_submodule(first, stand_ins[name])
 
 
 def module_paths(name: str) -> list[str]:

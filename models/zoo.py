@@ -25,6 +25,7 @@ from models.errors import (
 )
 from models.published import published_weights
 from models.resnet_cifar import ResNetCifar
+from models.surgery import take_out
 from models.weights import Weights, load_into, read_weights
 
 
@@ -41,6 +42,7 @@ class ModelSpec:
     classes: list[str]
     options: dict[str, Any] = field(default_factory=dict)
     initial_weights: str = "random"  # what its training started from
+    removed: list[str] = field(default_factory=list)  # blocks taken out while it trained
 
     def example(self, batch: int = 2) -> Tensor:
         """Return a batch of zeros of the input's shape, (batch, in_chans, size, size)."""
@@ -190,6 +192,7 @@ def load(folder: Path) -> tuple[nn.Module, ModelSpec]:
         spec = ModelSpec(**json.loads((folder / "model.json").read_text(encoding="utf-8")))
         state = load_file(folder / "weights.safetensors")
         model = create(spec.name, spec.num_classes, in_chans=spec.in_chans, **spec.options)
+        take_out(model, spec.removed)
         model.load_state_dict(state, strict=True)
     except FileNotFoundError as e:
         raise ArtifactError(f"{e.filename or folder} is missing; `dvc repro` makes it") from e

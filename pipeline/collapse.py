@@ -1,10 +1,10 @@
 """Remove blocks from an exported ONNX graph: bypass each, then drop what is dead.
 
 A block with one activation entering and one leaving, of the same shape, is bypassed by letting
-every consumer of the latter read the former.
+every consumer of the latter read the former, or a map of its channels that stands in for the block.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from onnx import ModelProto
 
 from models.errors import BlockError, near_matches
 from pipeline.artifacts import replace_file
+from pipeline.channel_maps import Maps, place, settle
 from pipeline.onnx_graph import (
     Boundary,
     GraphSize,
@@ -33,13 +34,16 @@ class CollapseReport:
     after: GraphSize
 
 
-def collapse_onnx(source: Path, target: Path, remove: Sequence[str]) -> CollapseReport:
+def collapse_onnx(
+    source: Path, target: Path, remove: Sequence[str], stand_ins: Maps | None = None
+) -> CollapseReport:
     """Write `source` without the named blocks to `target`.
 
     Args:
         source: an ONNX file written by `export_onnx` (or by this function).
         target: the collapsed file; tensor and node names and metadata are kept.
         remove: block names, as `find_blocks` gives them, in any order.
+        stand_ins: what takes the place of removed blocks instead of the identity, by name.
 
     Raises:
         BlockError: a block is unknown, changes shape, or has more than one activation entering
@@ -50,8 +54,7 @@ def collapse_onnx(source: Path, target: Path, remove: Sequence[str]) -> Collapse
     boundaries = read_boundaries(model)
     chosen = [_removable(name, boundaries) for name in remove]
     kept = [b for name, b in boundaries.items() if name not in set(remove)]
-    collapsed = _bypass(model, chosen) if chosen else model
-    replaced = _replacements(chosen)
+    collapsed, replaced = _bypass(model, chosen, stand_ins or {}) if chosen else (model, {})
     record_boundaries(collapsed, [_moved(boundary, replaced) for boundary in kept])
     with replace_file(target) as temporary:
         onnx.save(collapsed, temporary)
@@ -76,34 +79,42 @@ def _removable(name: str, boundaries: Mapping[str, Boundary]) -> Boundary:
     return boundary
 
 
-def _replacements(chosen: Iterable[Boundary]) -> dict[str, str]:
-    """Return {a block's output: the tensor to read instead}, past removed neighbours."""
-    direct = {b.outputs[0]: b.inputs[0] for b in chosen}
-
-    def follow(name: str) -> str:
-        while name in direct:
-            name = direct[name]
-        return name
-
-    return {name: follow(name) for name in direct}
-
-
 def _moved(boundary: Boundary, replaced: Mapping[str, str]) -> Boundary:
     """Return the boundary of a block that stays, entered by what its removed neighbours left."""
     inputs = sorted({replaced.get(name, name) for name in boundary.inputs})
     return Boundary(boundary.name, inputs, boundary.outputs, boundary.reason)
 
 
-def _bypass(model: ModelProto, chosen: Sequence[Boundary]) -> ModelProto:
-    """Rewire the graph around the chosen blocks and drop the nodes left without a consumer."""
+def _bypass(
+    model: ModelProto, chosen: Sequence[Boundary], stand_ins: Maps
+) -> tuple[ModelProto, dict[str, str]]:
+    """Rewire the graph around the chosen blocks and drop the nodes left without a consumer.
+
+    Returns the graph, and {a block's output: the tensor that is read instead}.
+    """
     graph = gs.import_onnx(model)
     tensors = graph.tensors()
-    for old, new in _replacements(chosen).items():
-        _read_instead(graph, tensors[old], tensors[new])
-    graph.cleanup().toposort()
+    instead: dict[str, gs.Tensor] = {}
+    for block in chosen:
+        entering = instead.get(block.inputs[0], tensors[block.inputs[0]])
+        if block.name in stand_ins:
+            entering = place(graph, block.name, entering, stand_ins[block.name])
+        _read_instead(graph, tensors[block.outputs[0]], entering)
+        instead = {
+            name: entering if tensor is tensors[block.outputs[0]] else tensor
+            for name, tensor in instead.items()
+        } | {block.outputs[0]: entering}
+    graph.cleanup()
+    moved = settle(graph)
     collapsed: ModelProto = gs.export_onnx(graph, do_type_check=False)
     _restore_metadata(collapsed, model)
-    return collapsed
+    return collapsed, {name: _followed(tensor.name, moved) for name, tensor in instead.items()}
+
+
+def _followed(name: str, moved: Mapping[str, str]) -> str:
+    while name in moved:
+        name = moved[name]
+    return name
 
 
 def _read_instead(graph: gs.Graph, old: gs.Tensor, new: gs.Tensor) -> None:

@@ -84,6 +84,22 @@ class Penalty(Section):
     projections: int = Field(default=50, ge=1)
 
 
+class Strategy(Section):
+    """Whether and when blocks go while the network trains (see `pipeline.strategies`)."""
+
+    name: Literal["penalty", "progressive", "anneal", "remove_first", "shallow"] = "penalty"
+    remove: Literal["all"] | Annotated[int, Field(ge=1)] | list[str] = "all"
+    order: Literal["block_influence", "msw", "deepest_first", "random"] = "block_influence"
+    until: float | None = Field(default=None, ge=0, lt=1)
+
+    @property
+    def gone_at(self) -> float:
+        """Return the share of the training after which all blocks that are to go are gone."""
+        if self.until is not None:
+            return self.until
+        return 0.4 if self.name in {"progressive", "anneal"} else 0.0
+
+
 class Train(Section):
     """How a variant is trained."""
 
@@ -107,6 +123,7 @@ class Train(Section):
     cutmix_alpha: float = Field(default=0.0, ge=0)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     penalty: Penalty
+    strategy: Strategy = Field(default_factory=Strategy)
 
 
 class Method(Section):
@@ -131,6 +148,22 @@ class Variant(Section):
     model: Model
     train: Train
     method: Method = Field(default_factory=Method)
+
+    @model_validator(mode="after")
+    def _starts_where_the_strategy_does(self) -> "Variant":
+        strategy = self.train.strategy
+        has_weights = self.model.pretrained or self.model.weights is not None
+        if strategy.name == "shallow" and (has_weights or strategy.gone_at):
+            raise ValueError(
+                "strategy 'shallow' trains from scratch without the blocks: leave out until and "
+                "initial weights; with them it is called remove_first"
+            )
+        if strategy.name == "remove_first" and not has_weights and not strategy.gone_at:
+            raise ValueError(
+                "strategy 'remove_first' removes blocks of a trained network: give it initial "
+                "weights (model.pretrained or model.weights) or until above 0"
+            )
+        return self
 
 
 class Score(Section):
@@ -157,6 +190,9 @@ class Plan(Section):
     ]
     max_accuracy_drop_pct: float = Field(ge=0)
     bn_samples: int = Field(ge=2)
+    replacement: Literal["identity", "bias", "affine", "linear", "auto"] = "identity"
+    replacement_samples: int = Field(default=512, ge=1)
+    replacement_slack_pct: float = Field(default=0.1, ge=0)
 
 
 class Export(Section):

@@ -4,7 +4,6 @@ As in LaCoOT (arXiv 2406.08933, section 4) blocks go in ascending order of their
 deepest level within the allowed drop is chosen, here always on validation data.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from pipeline.data import Dataset, batches, subset
 from pipeline.evaluate import accuracy_pct, reestimate_batch_norm
 from pipeline.params import Plan
 from pipeline.progress import progress
+from pipeline.replacement import LADDER, StandIns, cheapest, fit
 
 BATCH = 256
 
@@ -41,45 +41,66 @@ def in_graph(order: Sequence[str], exported: Mapping[str, str]) -> tuple[list[st
 
 def plan(
     model: nn.Module, order: Sequence[str], data: Dataset, params: Plan, device: torch.device
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[StandIns]]:
     """Measure validation accuracy at every level and choose one.
 
     Args:
         model: the trained network.
         order: blocks in the order of their removal.
-        data: validation accuracy decides; batch-norm statistics are re-estimated on train.
+        data: validation accuracy decides; replacements are fitted and batch-norm statistics
+            re-estimated on train.
         params: the `plan` section.
         device: where to run.
 
     Returns:
-        ``levels``, one per number of removed blocks 0..K, with the accuracy as it is and with
-        batch-norm statistics re-estimated, and ``chosen_level``.
+        ``levels``, one per number of removed blocks 0..K, with what stands in for them and the
+        accuracy so, the accuracy of each kind that was tried and, with the identity, the accuracy
+        with batch-norm statistics re-estimated; ``chosen_level``. And each level's stand-ins.
     """
     model = model.to(device).eval()
-    options: Any = {"mean": data.mean, "std": data.std, "device": device}
-    calibration = subset(data.train, params.bn_samples, seed=0)
-    levels: list[dict[str, Any]] = []
+    levels, chosen = [], []
     for level in progress(range(len(order) + 1), "levels"):
-        shallow = bypass(model, order[:level])
-        healed = copy.deepcopy(shallow)
-        reestimate_batch_norm(healed, batches(calibration, BATCH, **options))
-        levels.append(
-            {
-                "level": level,
-                "removed": list(order[:level]),
-                "val_accuracy_pct": accuracy_pct(
-                    shallow, batches(data.validation, BATCH, **options)
-                ),
-                "val_accuracy_bn_pct": accuracy_pct(
-                    healed, batches(data.validation, BATCH, **options)
-                ),
-            }
-        )
+        measured, stand_ins = _level(model, order[:level], data, params, device)
+        levels.append({"level": level, "removed": list(order[:level]), **measured})
+        chosen.append(stand_ins)
     accuracies = [level["val_accuracy_pct"] for level in levels]
     return {
         "levels": levels,
         "chosen_level": deepest_level(accuracies, params.max_accuracy_drop_pct),
-    }
+    }, chosen
+
+
+def _level(
+    model: nn.Module, removed: Sequence[str], data: Dataset, params: Plan, device: torch.device
+) -> tuple[dict[str, Any], StandIns]:
+    """Measure one level with every kind of replacement that may be chosen."""
+    options: Any = {"mean": data.mean, "std": data.std, "device": device}
+
+    def accuracy(network: nn.Module) -> float:
+        return accuracy_pct(network, batches(data.validation, BATCH, **options))
+
+    fitted: dict[str, StandIns] = {"identity": {}}
+    for kind in _wanted(params.replacement) if removed else ():
+        sample = subset(data.train, params.replacement_samples, seed=0)
+        fitted[kind] = fit(model, removed, kind, (x for x, _ in batches(sample, BATCH, **options)))
+    accuracies = {kind: accuracy(bypass(model, removed, own)) for kind, own in fitted.items()}
+    automatic = params.replacement == "auto"
+    kind = cheapest(accuracies, params.replacement_slack_pct) if automatic else list(fitted)[-1]
+    re_estimated = bypass(model, removed)
+    calibration = subset(data.train, params.bn_samples, seed=0)
+    reestimate_batch_norm(re_estimated, batches(calibration, BATCH, **options))
+    return {
+        "replacement": kind,
+        "val_accuracy_pct": accuracies[kind],
+        "val_accuracy_by_replacement_pct": accuracies,
+        "val_accuracy_bn_pct": accuracy(re_estimated),
+    }, fitted[kind]
+
+
+def _wanted(replacement: str) -> list[str]:
+    """Return the kinds to fit; the identity needs none."""
+    kinds = {"auto": list(LADDER), "identity": []}
+    return kinds.get(replacement, [replacement])
 
 
 def deepest_level(accuracies_pct: Sequence[float], max_drop_pct: float) -> int:

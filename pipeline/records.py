@@ -100,7 +100,11 @@ def _params(row: Mapping[str, Any], facts: Facts) -> dict[str, str]:
     made = flat_params({key: train[key] for key in ("model", "train", "method")})
     settled = {"device": train["device"], "trained_in": train["precision"]}  # what `auto` came to
     removed = ", ".join(row["removed"]) or "none"
-    own = {"precision": row["precision"], "removed": removed}
+    own = {
+        "precision": row["precision"],
+        "removed": removed,
+        "replacement": row["replacement"],
+    }
     return made | settled | own | {"criterion": facts["plan"]["criterion"]}
 
 

@@ -23,6 +23,8 @@ def block_penalty(
 ) -> Iterator[Callable[[], Tensor]]:
     """Yield a function that gives R of the last forward pass, a scalar with its graph.
 
+    Blocks that are taken out of the model meanwhile no longer count.
+
     Args:
         model: the network in training.
         units: the removable units over which R is the mean.
@@ -32,6 +34,8 @@ def block_penalty(
     with block_features(model, units) as features:
 
         def penalty() -> Tensor:
+            if not features:  # all blocks have been taken out since
+                return torch.zeros((), device=generator.device)
             groups = _by_rows(features)
             value = torch.cat([estimator(group, generator) for group in groups]).mean()
             features.clear()  # the graph must not outlive the step

@@ -40,6 +40,7 @@ def _level_rows(variant: str, at: Mapping[str, Metrics], chosen: int) -> list[Ro
             "level": level,
             "precision": precision,
             "removed": at["plan"]["removed"],
+            "replacement": at["plan"]["replacement"],
             "chosen": level == chosen,
             "val_accuracy_pct": rungs[precision]["val_accuracy_pct"],
             **(bn if precision == "fp32" else {}),
@@ -100,7 +101,15 @@ def summary_markdown(rows: Sequence[Row], metrics: Mapping[str, Mapping[str, Met
 def _depth_table(rows: Sequence[Row]) -> str:
     """Return the float32 rows: what a removed block costs and saves."""
     timed = _union(row["latency_ms"] for row in rows)
-    header = ["variant", "level", "removed", "val %", "val %, BN re-estimated", "test %"]
+    header = [
+        "variant",
+        "level",
+        "removed",
+        "replaced by",
+        "val %",
+        "val %, BN re-estimated",
+        "test %",
+    ]
     header += ["params k", "MMACs", "ONNX kB", *(f"{name} p50 ms" for name in timed)]
     return _table(header, [_depth_cells(row, timed) for row in rows])
 
@@ -110,6 +119,7 @@ def _depth_cells(row: Row, timed: Sequence[str]) -> list[str]:
         row["variant"],
         _level(row),
         ", ".join(row["removed"]) or "–",
+        row["replacement"] if row["removed"] else "–",
         f"{row['val_accuracy_pct']:.2f}",
         f"{row['val_accuracy_bn_pct']:.2f}",
         f"{row['test_accuracy_pct']:.2f}",

@@ -1,5 +1,7 @@
 """Train a network on cross-entropy + λ·R (LaCoOT, arXiv 2406.08933, section 4), resumably.
 
+Under some strategies (`pipeline.strategies`) blocks leave the network meanwhile.
+
 After every epoch the whole state goes to a checkpoint. Each epoch draws its randomness from
 (seed, epoch) alone, so a run that was killed and continued ends with the same weights as one
 that was not (bit for bit on the CPU with one thread).
@@ -10,7 +12,7 @@ import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from models.cost import count_macs
 from models.errors import ArtifactError, ShoalError
 from models.units import Unit
-from pipeline.activations import measure_blocks
+from pipeline.activations import BlockStatistics, measure_blocks
 from pipeline.artifacts import replace_file
 from pipeline.augment import augmentation, mixing
-from pipeline.data import Dataset, batch_count, batches, subset
+from pipeline.data import Dataset, Split, batch_count, batches, subset
 from pipeline.devices import pick_precision
 from pipeline.estimators import ESTIMATORS, Estimator
 from pipeline.evaluate import accuracy_pct
@@ -31,10 +34,20 @@ from pipeline.optimizers import OPTIMIZERS, learning_rate
 from pipeline.params import Train
 from pipeline.progress import progress
 from pipeline.regularizer import block_penalty
+from pipeline.removal import Removal
 
 EpochLog = dict[str, Any]
-MONITORED_IMAGES = 1024  # validation images on which the distances per block are followed
+
+MONITORED_IMAGES = 1024  # on which the blocks are measured
 EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves beside the weights."""
+
+    history: list[EpochLog]
+    removed: list[str]  # blocks taken out while it trained, in that order
 
 
 def train(
@@ -46,8 +59,8 @@ def train(
     device: torch.device,
     checkpoint: Path,
     log: Callable[[EpochLog], None],
-) -> list[EpochLog]:
-    """Train `model` in place and return one entry per epoch.
+) -> Trained:
+    """Train `model` in place; return one entry per epoch, and the blocks it lacks now.
 
     Args:
         model: a freshly created network.
@@ -57,15 +70,22 @@ def train(
         device: where to train.
         checkpoint: file of the resumable state; continued from where it exists.
         log: called with each entry, those of a resumed run's past included: learning rate,
-            losses, validation accuracy, distance per block, images/s, seconds.
+            losses, validation accuracy, distance per block, images/s, seconds, the blocks taken
+            out so far, and the MACs of all forward passes over training images.
 
     Raises:
         ShoalError: the loss is not finite, or a penalty is asked for and no block is removable.
+        BlockError: the strategy is to remove blocks that there are not.
     """
     if params.penalty.weight > 0 and not blocks:
         raise ShoalError("the penalty needs a removable block and this network has none")
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     dtype = pick_precision(params.precision, device)
+    seen = subset(data.train, MONITORED_IMAGES, seed=0)
+
+    def measure(units: Sequence[Unit]) -> dict[str, BlockStatistics]:
+        return _measured(model, units, seen, data, params)
+
     run = _Run(
         model=model,
         data=data,
@@ -77,6 +97,7 @@ def train(
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         estimator=ESTIMATORS[params.penalty.estimator](params.penalty.projections),
         history=[],
+        removal=Removal(model, blocks, params.strategy, measure, params.seed),
     )
     if checkpoint.exists():
         run.resume(checkpoint)
@@ -87,7 +108,7 @@ def train(
         run.history.append(entry)
         run.save(checkpoint)
         log(entry)
-    return run.history
+    return Trained(run.history, run.removal.gone)
 
 
 @dataclass
@@ -104,12 +125,17 @@ class _Run:
     scaler: torch.amp.GradScaler
     estimator: Estimator  # of the penalty; what it remembers is part of the checkpoint
     history: list[EpochLog]
+    removal: Removal
+    elapsed: float = 0.0  # share of the training that is over
+    counted: dict[int, int] = field(default_factory=dict)  # blocks gone → MACs of one image
 
     def train_and_validate(self, epoch: int) -> EpochLog:
         started = time.perf_counter()
-        entry: EpochLog = {"epoch": epoch + 1} | self.train_epoch(epoch)
-        trained = time.perf_counter()
-        entry |= self.validate()
+        with self.removal.faded(lambda: self.elapsed):
+            entry: EpochLog = {"epoch": epoch + 1} | self.train_epoch(epoch)
+            trained = time.perf_counter()
+            entry |= self.validate()
+        entry |= {"removed": list(self.removal.gone)}
         entry["images_per_s"] = len(self.data.train.labels) / (trained - started)
         entry["seconds"] = time.perf_counter() - started
         return entry
@@ -120,7 +146,7 @@ class _Run:
         torch.manual_seed(self.seed(epoch, 0))  # dropout, drop path
         steps = batch_count(self.data.train, params.batch_size)
         sums = torch.zeros(2, device=self.device)  # task loss, penalty
-        rate = params.learning_rate
+        rate, spent = params.learning_rate, 0
         self.model.train()
         with self.penalty(epoch) as penalty:
             bar = progress(
@@ -130,7 +156,10 @@ class _Run:
                 unit="batch",
             )
             for step, (images, labels) in enumerate(bar):
-                rate = learning_rate((epoch * steps + step) / (params.epochs * steps), params)
+                self.elapsed = (epoch * steps + step) / (params.epochs * steps)
+                self.removal.advance(self.elapsed)
+                spent += len(images) * self.macs()
+                rate = learning_rate(self.elapsed, params)
                 sums += self.step(images, labels, rate, penalty)
         task_loss, mean_penalty = (sums / steps).tolist()
         loss = task_loss + params.penalty.weight * mean_penalty
@@ -144,6 +173,7 @@ class _Run:
             "loss": loss,
             "task_loss": task_loss,
             "penalty": mean_penalty,
+            "macs_spent": spent,
         }
 
     def step(
@@ -199,15 +229,20 @@ class _Run:
             self.model, batches(self.data.validation, EVALUATION_BATCH, **options)
         )
         monitored = subset(self.data.validation, MONITORED_IMAGES, seed=0)
-        statistics = measure_blocks(
-            self.model,
-            self.blocks,
-            (images for images, _ in batches(monitored, EVALUATION_BATCH, **options)),
-            n_projections=self.params.penalty.projections,
-            seed=0,
-        )
+        there = [unit for unit in self.blocks if unit.name not in self.removal.gone]
+        statistics = _measured(self.model, there, monitored, self.data, self.params)
         distances = {name: measured.msw for name, measured in statistics.items()}
         return {"val_accuracy_pct": accuracy, "distances": distances}
+
+    def macs(self) -> int:
+        """Return the MACs of one image in the network as it is now, counted when it has changed."""
+        removed = len(self.removal.gone)
+        if removed not in self.counted:
+            shape = (1, self.data.channels, self.data.image_size, self.data.image_size)
+            self.model.eval()
+            self.counted[removed] = count_macs(self.model, torch.zeros(shape, device=self.device))
+            self.model.train()
+        return self.counted[removed]
 
     def seed(self, epoch: int, purpose: int) -> int:
         """Return a seed of its own for each purpose in each epoch."""
@@ -219,6 +254,7 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "estimator": self.estimator.state_dict(),
+            "removal": self.removal.state_dict(),
             "history": self.history,
         }
         with replace_file(checkpoint) as temporary:
@@ -227,6 +263,7 @@ class _Run:
     def resume(self, checkpoint: Path) -> None:
         try:
             state = torch.load(checkpoint, map_location=self.device, weights_only=True)
+            self.removal.load_state_dict(state["removal"])
             self.model.load_state_dict(state["model"], strict=True)
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
@@ -234,3 +271,18 @@ class _Run:
         except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as e:
             raise ArtifactError(f"checkpoint {checkpoint} is damaged ({e}); delete it") from e
         self.history = state["history"]
+
+
+def _measured(
+    model: nn.Module, units: Sequence[Unit], split: Split, data: Dataset, params: Train
+) -> dict[str, BlockStatistics]:
+    """Return the statistics of the blocks as the network is, which goes on as it was."""
+    was_training, device = model.training, next(model.parameters()).device
+    loader = batches(split, EVALUATION_BATCH, mean=data.mean, std=data.std, device=device)
+    images = (images for images, _ in loader)
+    try:
+        return measure_blocks(
+            model, units, images, n_projections=params.penalty.projections, seed=0
+        )
+    finally:
+        model.train(was_training)

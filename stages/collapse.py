@@ -4,6 +4,7 @@ Writes artifacts/collapse/<variant>/level_<n>.onnx and metrics/collapse/<variant
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from models.cost import count_macs, count_parameters
+from models.replacements import ChannelMap, load
 from models.surgery import bypass
 from pipeline.artifacts import artifacts_dir, metrics_path, read_json, replace_dir, write_json
-from pipeline.collapse import collapse_onnx
+from pipeline.channel_maps import Map, Maps
+from pipeline.collapse import CollapseReport, collapse_onnx
 from pipeline.data import Dataset, Split, batches, subset
 from pipeline.engines import onnxruntime
 from pipeline.evaluate import accuracy_pct
@@ -35,9 +38,11 @@ def main(variant: str) -> None:
     with replace_dir(artifacts_dir("collapse", variant)) as folder:
         for planned in read_json(metrics_path("plan", variant))["levels"]:
             target = folder / f"level_{planned['level']}.onnx"
-            measured = collapse_level(
-                source, target, planned["removed"], model=model, data=data, params=params.collapse
-            )
+            fitted = artifacts_dir("plan", variant) / f"level_{planned['level']}.safetensors"
+            stand_ins = {} if planned["replacement"] == "identity" else load(fitted)
+            shallow = bypass(model, planned["removed"], stand_ins)
+            report = collapse_onnx(source, target, planned["removed"], _as_maps(stand_ins))
+            measured = measure_level(target, shallow, report, data=data, params=params.collapse)
             levels.append({"level": planned["level"], **measured})
             print(
                 f"{variant}: level {planned['level']}  {measured['macs'] / 1e6:.2f} MMACs  "
@@ -49,25 +54,24 @@ def main(variant: str) -> None:
     write_json(metrics_path("collapse", variant), metrics)
 
 
-def collapse_level(
-    source: Path,
-    target: Path,
-    removed: list[str],
-    *,
-    model: nn.Module,
-    data: Dataset,
-    params: Collapse,
+def _as_maps(stand_ins: Mapping[str, ChannelMap]) -> Maps:
+    def array(tensor: Tensor | None) -> Any:
+        return None if tensor is None else tensor.detach().numpy()
+
+    return {n: Map(array(m.weight), array(m.bias), m.axis) for n, m in stand_ins.items()}
+
+
+def measure_level(
+    target: Path, shallow: nn.Module, report: CollapseReport, *, data: Dataset, params: Collapse
 ) -> dict[str, Any]:
-    """Collapse `source` to `target`; compare it with the bypassed PyTorch network; measure it."""
-    report = collapse_onnx(source, target, removed)
+    """Compare a collapsed graph with the PyTorch network it must be; measure it."""
     run = onnxruntime.runner(target)
-    shallow = bypass(model, removed)
     sample = subset(data.validation, params.samples, seed=0)
     images, _ = next(batches(sample, params.samples, mean=data.mean, std=data.std, device="cpu"))
     with torch.inference_mode():
         expected = torch.cat([shallow(part) for part in torch.split(images, BATCH)]).numpy()
     parity = compare(expected, run(images.numpy()))
-    require(parity, params.tolerance, f"{target.name} without {', '.join(removed)}")
+    require(parity, params.tolerance, f"{target.name} without {', '.join(report.removed)}")
 
     def accuracy(split: Split) -> float:
         def forward(x: Tensor) -> Tensor:
@@ -77,10 +81,11 @@ def collapse_level(
         return accuracy_pct(forward, loader)
 
     return {
-        "removed": removed,
+        "removed": report.removed,
         "file": target.name,
         "params": count_parameters(shallow),
-        "macs": count_macs(shallow, images),
+        # A map that was merged into a convolution costs nothing in the graph.
+        "macs": report.after.macs or count_macs(shallow, images),
         "nodes": report.after.nodes,
         "onnx_bytes": report.after.size_bytes,
         "before": dataclasses.asdict(report.before),

@@ -1,6 +1,7 @@
-"""Plan one variant's removals: metrics/plan/<variant>.json."""
+"""Plan one variant's removals: artifacts/plan/<variant>/ and metrics/plan/<variant>.json."""
 
-from pipeline.artifacts import metrics_path, read_json, write_json
+from models.replacements import save
+from pipeline.artifacts import artifacts_dir, metrics_path, read_json, replace_dir, write_json
 from pipeline.devices import pick_device
 from pipeline.networks import load_trained
 from pipeline.params import load_params
@@ -20,7 +21,11 @@ def main(variant: str) -> None:
     order, left_out = in_graph(removal_order(scored["scores"][criterion]), exported)
     for name, reason in left_out.items():
         print(f"{variant}: block {name} is left out: it {reason}")
-    planned = plan(model, order, images, params.plan, pick_device())
+    planned, stand_ins = plan(model, order, images, params.plan, pick_device())
+    with replace_dir(artifacts_dir("plan", variant)) as folder:
+        for level, own in enumerate(stand_ins):
+            if own:
+                save(own, folder / f"level_{level}.safetensors")
     metrics = {
         "variant": variant,
         "criterion": criterion,
@@ -34,6 +39,7 @@ def main(variant: str) -> None:
         chosen = "  <- chosen" if level["level"] == planned["chosen_level"] else ""
         print(
             f"{variant}: level {level['level']}  val {level['val_accuracy_pct']:.2f} %  "
+            f"with {level['replacement']}  "
             f"(batch norm re-estimated: {level['val_accuracy_bn_pct']:.2f} %){chosen}"
         )
 

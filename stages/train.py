@@ -3,6 +3,7 @@
 Killed at any moment, the next run continues from the last finished epoch.
 """
 
+import dataclasses
 import shutil
 from importlib.metadata import version
 
@@ -61,11 +62,12 @@ def main(variant: str) -> None:
             print(_line(variant, settings.train.epochs, entry), flush=True)
             stream(entry)
 
-        history = train(
+        trained = train(
             model, images, settings.train, units, device=device, checkpoint=checkpoint, log=log
         )
+        history = trained.history
         with replace_dir(artifacts_dir("train", variant)) as folder:
-            zoo.save(folder, spec, model)
+            zoo.save(folder, dataclasses.replace(spec, removed=trained.removed), model)
         metrics = {
             "variant": variant,
             **configuration,
@@ -73,6 +75,9 @@ def main(variant: str) -> None:
             "device": str(device),
             "precision": precision,
             "parameters": count_parameters(model),
+            "removed": trained.removed,
+            "images_seen": len(images.train) * len(history),
+            "macs_spent": sum(entry["macs_spent"] for entry in history),
             "seconds": sum(entry["seconds"] for entry in history),
             "images_per_s": len(history) / sum(1 / entry["images_per_s"] for entry in history),
             "epochs": history,

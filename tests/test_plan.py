@@ -14,6 +14,7 @@ from pipeline.data import batches, load
 from pipeline.evaluate import accuracy_pct
 from pipeline.params import Plan
 from pipeline.plan import deepest_level, in_graph, plan, removal_order
+from pipeline.replacement import KINDS, cheapest
 
 
 def test_the_least_missed_goes_first_and_ties_keep_the_networks_order() -> None:
@@ -52,10 +53,34 @@ def test_levels_are_measured_on_validation_as_the_bypassed_network_is(prepared: 
     order = [block.name for block in found if block.removable][::-1]
     before = {key: value.clone() for key, value in model.state_dict().items()}
     settings = Plan(criterion="msw", max_accuracy_drop_pct=100.0, bn_samples=200)
-    planned = plan(model, order, data, settings, torch.device("cpu"))
+    planned, stand_ins = plan(model, order, data, settings, torch.device("cpu"))
+    assert stand_ins == [{}] * 6
     assert [level["removed"] for level in planned["levels"]] == [order[:n] for n in range(6)]
     assert planned["chosen_level"] == 5  # any drop is allowed
     loader = batches(data.validation, 50, mean=data.mean, std=data.std, device="cpu")
     expected = accuracy_pct(bypass(model, order[:3]), loader)
     assert planned["levels"][3]["val_accuracy_pct"] == pytest.approx(expected)
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_the_cheapest_good_replacement_is_chosen_and_its_accuracy_is_the_levels(
+    prepared: Path,
+) -> None:
+    data = load(prepared)
+    torch.manual_seed(0)
+    model = create("resnet18_cifar", 10, in_chans=1, width=8)
+    order = ["layer1.0", "layer2.1"]
+    options = {"criterion": "msw", "max_accuracy_drop_pct": 100.0, "bn_samples": 200}
+    settings = Plan(**options, replacement="auto", replacement_samples=100)
+    planned, stand_ins = plan(model, order, data, settings, torch.device("cpu"))
+    loader = list(batches(data.validation, 50, mean=data.mean, std=data.std, device="cpu"))
+    for level, own in zip(planned["levels"], stand_ins, strict=True):
+        tried = level["val_accuracy_by_replacement_pct"]
+        assert list(tried) == (list(KINDS) if level["removed"] else ["identity"])
+        assert level["replacement"] == cheapest(tried, 0.1)
+        assert set(own) == (set() if level["replacement"] == "identity" else set(level["removed"]))
+        shallow = bypass(model, level["removed"], own)
+        assert level["val_accuracy_pct"] == tried[level["replacement"]]
+        assert level["val_accuracy_pct"] == pytest.approx(accuracy_pct(shallow, loader))
+    only = plan(model, order, data, Plan(**options, replacement="affine"), torch.device("cpu"))[0]
+    assert [level["replacement"] for level in only["levels"]] == ["identity", "affine", "affine"]

@@ -31,7 +31,7 @@ def test_every_column_of_the_summary_is_in_the_runs(project: Path) -> None:
     runs = runs_of("shoal")
     rows = json.loads((project / "reports/summary.json").read_text())
     assert sorted(runs) == [f"{v}-l{level}-fp32" for v in ("dense", "lacoot") for level in range(3)]
-    texts = {"variant", "precision", "removed"}
+    texts = {"variant", "precision", "removed", "replacement"}
     for row in rows:
         data = runs[f"{row['variant']}-l{row['level']}-fp32"].data
         assert data.tags["variant"] == row["variant"]
@@ -53,6 +53,7 @@ def test_a_run_holds_settings_measurements_and_reasons(project: Path) -> None:
     assert run.data.params["trained_in"] == "bfloat16"
     assert run.data.params["precision"] == "fp32"
     assert run.data.params["criterion"] == "msw"
+    assert run.data.params["replacement"] == "linear"
     assert run.data.params["method.mode"] == "paper"
     assert run.data.metrics["removed_blocks"] == 1
     assert run.data.metrics["chosen"] == 1

@@ -20,7 +20,12 @@ def metrics() -> dict[str, dict]:
         "plan": {
             "chosen_level": 1,
             "levels": [
-                at | {"val_accuracy_pct": 91.0 - n, "val_accuracy_bn_pct": 91.1 - n}
+                at
+                | {
+                    "replacement": "linear" if n else "identity",
+                    "val_accuracy_pct": 91.0 - n,
+                    "val_accuracy_bn_pct": 91.1 - n,
+                }
                 for n, at in enumerate(LEVELS)
             ],
         },
@@ -95,6 +100,7 @@ def test_a_row_per_level_and_precision_with_the_latency_at_the_largest_batch() -
         "level": 0,
         "precision": "fp32",
         "removed": [],
+        "replacement": "identity",
         "chosen": False,
         "val_accuracy_pct": 90.5,
         "val_accuracy_bn_pct": 91.1,
@@ -134,7 +140,7 @@ def test_a_graph_that_failed_the_ladder_is_no_row_but_a_reason() -> None:
 def test_the_tables_have_every_row_and_every_reason_once() -> None:
     text = summary_markdown(rows(), {"dense": metrics()})
     depth, precision = (part.splitlines() for part in text.split("## Precision"))
-    assert "| dense | **1** | a | 89.50 | 90.10 | 89.00 | 1 | 2.00 | 9 | 1.00 |" in depth
+    assert "| dense | **1** | a | linear | 89.50 | 90.10 | 89.00 | 1 | 2.00 | 9 | 1.00 |" in depth
     assert "| dense | **1** | 89.00 | 88.50 | 1.00 | 1.00 | 10 | 10 |" in precision
     for part in (depth, precision):
         table = [line for line in part if line.startswith("|")]

@@ -67,7 +67,7 @@ def one_thread():
 
 def run(data: Dataset, params: Train, checkpoint: Path) -> tuple[nn.Module, list[EpochLog]]:
     model, blocks = fresh()
-    history = train(
+    trained = train(
         model,
         data,
         params,
@@ -76,7 +76,7 @@ def run(data: Dataset, params: Train, checkpoint: Path) -> tuple[nn.Module, list
         checkpoint=checkpoint,
         log=lambda _: None,
     )
-    return model, history
+    return model, trained.history
 
 
 def without_timings(history: list[EpochLog]) -> list[EpochLog]:
@@ -142,7 +142,7 @@ def test_a_run_stopped_after_any_epoch_continues_to_the_same_weights(
     continued = train(model, data, params, blocks, log=lambda e: seen.append(e["epoch"]), **options)
     assert seen == [1, 2, 3]  # the observer gets the past again, then the rest
     assert_same_weights(model, whole)
-    assert without_timings(continued) == without_timings(history)
+    assert without_timings(continued.history) == without_timings(history)
 
 
 KILLED = """
@@ -193,7 +193,7 @@ def test_validation_images_are_never_augmented(data: Dataset, tmp_path: Path) ->
     plain = batches(data.validation, 256, mean=data.mean, std=data.std, device="cpu")
     expected = accuracy_pct(model, plain)
     still = settings(epochs=1, learning_rate=1e-30, penalty={"lambda": 0.0}, **AUGMENTED)
-    (entry,) = train(
+    trained = train(
         model,
         data,
         still,
@@ -202,7 +202,7 @@ def test_validation_images_are_never_augmented(data: Dataset, tmp_path: Path) ->
         checkpoint=tmp_path / "state.pt",
         log=lambda _: None,
     )
-    assert entry["val_accuracy_pct"] == expected
+    assert trained.history[0]["val_accuracy_pct"] == expected
 
 
 def test_a_damaged_checkpoint_is_named(data: Dataset, tmp_path: Path) -> None:

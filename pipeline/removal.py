@@ -1,0 +1,129 @@
+"""Blocks that leave a network while it trains, on the schedule of a strategy."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from models.errors import BlockError, near_matches
+from models.surgery import module_paths, take_out
+from models.units import Unit
+from pipeline.activations import BlockStatistics
+from pipeline.params import Strategy
+from pipeline.strategies import ORDERS, STRATEGIES
+
+Measure = Callable[[Sequence[Unit]], Mapping[str, BlockStatistics]]
+
+
+class Removal:
+    """Which blocks of a network in training have gone, and which go next.
+
+    Args:
+        model: the network; blocks are taken out of it in place.
+        units: its removable units.
+        strategy: when and how many go.
+        measure: returns the statistics of units as the network is; it decides which go.
+        seed: of a random order.
+
+    Raises:
+        BlockError: blocks are to go that there are not.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        units: Sequence[Unit],
+        strategy: Strategy,
+        measure: Measure,
+        seed: int,
+    ) -> None:
+        self.model, self.units, self.strategy = model, units, strategy
+        self.measure, self.seed = measure, seed
+        self.schedule = STRATEGIES[strategy.name]
+        self.count = _count(strategy.remove, [unit.name for unit in units])
+        self.gone: list[str] = []
+        self.fading: list[str] = []  # chosen already, because they fade before they go
+
+    def advance(self, time: float) -> None:
+        """Take out what is due by `time`, 0..1: the least missed first, as the network is now."""
+        due = self.schedule.gone(time, self.strategy.gone_at, self.count)
+        if due > len(self.gone):
+            names = (self.fading or self._ranked())[: due - len(self.gone)]
+            take_out(self.model, names)
+            self.gone += names
+            self.fading = [name for name in self.fading if name not in names]
+
+    @contextmanager
+    def faded(self, time: Callable[[], float]) -> Iterator[None]:
+        """Let what is to go contribute less and less, where the strategy says so."""
+        gate, until = self.schedule.gate, self.strategy.gone_at
+        if gate is not None and not self.gone and not self.fading:
+            self.fading = self._ranked()[: self.count]
+        if gate is None or not self.fading:
+            yield
+            return
+        with gated(self.model, self.fading, lambda: gate(time(), until)):
+            yield
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a continued run needs."""
+        return {"gone": self.gone, "fading": self.fading}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` returned: the same blocks leave the network."""
+        self.gone, self.fading = list(state["gone"]), list(state["fading"])
+        take_out(self.model, self.gone)
+
+    def _ranked(self) -> list[str]:
+        """Return the candidates that are still there, the least missed first."""
+        wanted = self.strategy.remove
+        there = [unit for unit in self.units if unit.name not in self.gone]
+        if isinstance(wanted, list):
+            there = [unit for unit in there if unit.name in wanted]
+        return ORDERS[self.strategy.order](self.measure(there), self.seed)
+
+
+def _count(remove: str | int | Sequence[str], blocks: Sequence[str]) -> int:
+    """Return how many blocks are to go; raise `BlockError` where there are not so many."""
+    known = ", ".join(blocks) or "none"
+    if remove == "all":
+        return len(blocks)
+    if isinstance(remove, int):
+        if remove > len(blocks):
+            raise BlockError(f"strategy.remove = {remove}, but removable are only: {known}")
+        return remove
+    for name in remove:
+        if name not in blocks:
+            hint = near_matches(name, blocks)
+            raise BlockError(f"strategy.remove names {name!r}{hint}; removable are: {known}")
+    return len(set(remove))
+
+
+@contextmanager
+def gated(model: nn.Module, names: Sequence[str], share: Callable[[], float]) -> Iterator[None]:
+    """Let the named blocks f give (1 − g)·x + g·f(x), with g = `share()` at every call.
+
+    For a residual block x + h(x) that is x + g·h(x).
+    """
+    entered: dict[str, Tensor] = {}
+
+    def hooks(name: str) -> Iterator[RemovableHandle]:
+        def enter(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            entered[name] = args[0]
+
+        def fade(_: nn.Module, __: object, output: Tensor) -> Tensor:
+            return torch.lerp(entered.pop(name), output, share())
+
+        paths = module_paths(name)
+        yield model.get_submodule(paths[0]).register_forward_pre_hook(enter)
+        yield model.get_submodule(paths[-1]).register_forward_hook(fade)
+
+    handles = [handle for name in names for handle in hooks(name)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,154 @@
+"""Fit what stands in for removed blocks, in closed form on calibration images: no training.
+
+Blocks are fitted in the order in which they run, each on the features that reach it in the network
+whose earlier blocks are replaced already, against what the block gave in the whole network. So a
+replacement also makes up for those before it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor, nn
+
+from models.replacements import ChannelMap, channel_axis
+from models.surgery import bypass, module_paths
+
+StandIns = dict[str, ChannelMap]  # by the name of the block
+RIDGE = 1e-6  # added to the inputs' covariance, relative to its mean variance
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Second moments of a block's input x and wanted output y over all positions, centred."""
+
+    mean_x: Float64[Tensor, " c"]
+    mean_y: Float64[Tensor, " c"]
+    xx: Float64[Tensor, "c c"]
+    xy: Float64[Tensor, "c c"]
+
+
+Weight = Tensor | None
+
+
+def bias(_: Moments) -> Weight:
+    """Fit x + b."""
+    return None
+
+
+def affine(moments: Moments) -> Weight:
+    """Fit a ⊙ x + b by least squares, channel by channel; a = 1 where x never varies."""
+    variance = moments.xx.diagonal()
+    varies = variance > 0
+    slopes = moments.xy.diagonal() / torch.where(varies, variance, 1)
+    return torch.where(varies, slopes, 1)
+
+
+def linear(moments: Moments) -> Weight:
+    """Fit W x + b by least squares, with a slight pull towards the identity.
+
+    The pull decides only where the calibration images do not.
+    """
+    ridge = RIDGE * moments.xx.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
+    pull = ridge * torch.eye(len(moments.xx), dtype=torch.float64, device=moments.xx.device)
+    solved: Tensor = torch.linalg.solve(moments.xx + pull, moments.xy + pull)
+    return solved.t()
+
+
+LADDER: dict[str, Callable[[Moments], Weight]] = {"bias": bias, "affine": affine, "linear": linear}
+KINDS = ("identity", *LADDER)  # from the cheapest to the dearest
+
+
+def cheapest(accuracies_pct: Mapping[str, float], slack_pct: float) -> str:
+    """Return the cheapest kind whose accuracy is within `slack_pct` points of the best one's."""
+    floor = max(accuracies_pct.values()) - slack_pct - 1e-9  # exactly the slack is allowed
+    return next(kind for kind in KINDS if accuracies_pct.get(kind, -1.0) >= floor)
+
+
+@torch.no_grad()
+def fit(model: nn.Module, names: Sequence[str], kind: str, batches: Iterable[Tensor]) -> StandIns:
+    """Return what stands in for each of the named blocks.
+
+    Args:
+        model: the whole network, in evaluation mode.
+        names: the blocks to replace, in any order.
+        kind: of `LADDER`.
+        batches: calibration images (n, c, h, w) on the model's device, read once per block.
+    """
+    images = list(batches)
+    found: StandIns = {}
+    for name in _in_running_order(model, names, images[0]):
+        shallow = bypass(model, [*found, name], found)
+        axis, moments = _moments(model, shallow, name, images)
+        weight = LADDER[kind](moments)
+        mean = moments.mean_x
+        mapped = mean if weight is None else weight * mean if weight.ndim == 1 else weight @ mean
+        offset = (moments.mean_y - mapped).float()
+        found[name] = ChannelMap(None if weight is None else weight.float(), offset, axis)
+    return found
+
+
+class _Reached(Exception):  # noqa: N818 - the way out of a forward pass that went far enough
+    pass
+
+
+def _in_running_order(model: nn.Module, names: Sequence[str], images: Tensor) -> list[str]:
+    ran: list[str] = []
+    handles = [
+        model.get_submodule(module_paths(name)[0]).register_forward_pre_hook(
+            lambda *_, name=name: ran.append(name)
+        )
+        for name in names
+    ]
+    model(images[:1])
+    for handle in handles:
+        handle.remove()
+    return ran
+
+
+def _moments(
+    model: nn.Module, shallow: nn.Module, name: str, images: Sequence[Tensor]
+) -> tuple[int, Moments]:
+    """Return the axis of the channels, and the moments of what enters and what is wanted."""
+    first, *_ = paths = module_paths(name)
+    axis = 0
+    sums: list[Tensor] = []
+    for batch in images:
+        x = _seen(shallow, first, batch, entering=True)
+        y = _seen(model, paths[-1], batch, entering=False)
+        axis = channel_axis(model.get_submodule(first), x.shape)
+        rows = [t.movedim(axis, -1).flatten(0, -2).double() for t in (x, y)]
+        sums = _added(sums, *rows)
+    count, sum_x, sum_y, xx, xy = sums
+    mean_x, mean_y = sum_x / count, sum_y / count
+    centred = (xx / count - torch.outer(mean_x, mean_x), xy / count - torch.outer(mean_x, mean_y))
+    return axis, Moments(mean_x, mean_y, *centred)
+
+
+def _added(sums: Sequence[Tensor], x: Tensor, y: Tensor) -> list[Tensor]:
+    """Return the running sums of 1, x, y, xxᵀ and xyᵀ with the rows of x and y (n, c) added."""
+    own = [x.new_tensor(float(len(x))), x.sum(dim=0), y.sum(dim=0), x.t() @ x, x.t() @ y]
+    return [a + b for a, b in zip(sums, own, strict=True)] if sums else own
+
+
+def _seen(network: nn.Module, path: str, images: Tensor, *, entering: bool) -> Tensor:
+    """Return what enters or leaves a module; the network runs no further than that."""
+    seen: list[Tensor] = []
+
+    def enter(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen.append(args[0])
+        raise _Reached
+
+    def leave(_: nn.Module, __: object, output: Tensor) -> None:
+        seen.append(output)
+        raise _Reached
+
+    module = network.get_submodule(path)
+    hook = module.register_forward_pre_hook if entering else module.register_forward_hook
+    handle = hook(enter if entering else leave)  # type: ignore[arg-type]
+    with suppress(_Reached):
+        network(images)
+    handle.remove()
+    return seen[0]

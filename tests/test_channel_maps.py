@@ -1,0 +1,126 @@
+"""Channel maps in the graph: the collapsed file computes what PyTorch computes with them."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from models.blocks import find_blocks
+from models.replacements import ChannelMap
+from models.surgery import bypass
+from models.zoo import create
+from pipeline.channel_maps import Map
+from pipeline.collapse import collapse_onnx
+from pipeline.engines.onnxruntime import runner
+from pipeline.export import export_onnx
+from pipeline.onnx_graph import load_onnx, read_boundaries
+from pipeline.replacement import KINDS, LADDER, fit
+
+NETWORKS = {
+    "resnet18_cifar": {"width": 8},
+    "vit_tiny_patch16_224": {"img_size": 32, "depth": 3},
+    "swin_tiny_patch4_window7_224": {"img_size": 56, "depths": (2, 2), "num_heads": (3, 6)},
+    "convnext_atto": {"depths": (3, 2, 2, 2)},
+    "mobilenetv2_cifar": {},
+}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    """A network, images, its removable blocks and its ONNX file."""
+    options = NETWORKS[request.param]
+    torch.manual_seed(0)
+    model = create(request.param, 10, in_chans=3, **options).eval()
+    size = options.get("img_size", 32)
+    images = torch.randn(6, 3, size, size)
+    blocks = find_blocks(model, images)
+    path = tmp_path_factory.mktemp("maps") / "model.onnx"
+    export_onnx(model, images, path, blocks=blocks)
+    return model, images, [block.name for block in blocks if block.removable], path
+
+
+def as_map(stand_in: ChannelMap) -> Map:
+    weight = None if stand_in.weight is None else stand_in.weight.detach().numpy()
+    return Map(weight, stand_in.bias.detach().numpy(), stand_in.axis)
+
+
+@pytest.mark.parametrize("kind", LADDER)
+def test_the_graph_computes_what_pytorch_computes(exported, kind: str, tmp_path: Path) -> None:
+    model, images, names, source = exported
+    removed = names[:3][::-1]  # neighbours among them, from the back
+    stand_ins = fit(model, removed, kind, [images])
+    maps = {name: as_map(stand_in) for name, stand_in in stand_ins.items()}
+    collapse_onnx(source, tmp_path / "level.onnx", removed, maps)
+    with torch.no_grad():
+        expected = bypass(model, removed, stand_ins)(images).numpy()
+    logits = runner(tmp_path / "level.onnx")(images.numpy())
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_graph_with_maps_can_be_collapsed_further(exported, tmp_path: Path) -> None:
+    model, images, names, source = exported
+    stand_ins = fit(model, names[:1], "linear", [images])
+    maps = {name: as_map(stand_in) for name, stand_in in stand_ins.items()}
+    collapse_onnx(source, tmp_path / "once.onnx", names[:1], maps)
+    assert list(read_boundaries(load_onnx(tmp_path / "once.onnx"))) == [
+        name for name in read_boundaries(load_onnx(source)) if name != names[0]
+    ]
+    collapse_onnx(tmp_path / "once.onnx", tmp_path / "twice.onnx", names[1:2])
+    with torch.no_grad():
+        expected = bypass(model, names[:2], stand_ins)(images).numpy()
+    logits = runner(tmp_path / "twice.onnx")(images.numpy())
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
+
+
+class Branch(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + super().forward(x)
+
+
+def test_maps_right_behind_a_convolution_become_part_of_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    blocks = (Branch(nn.Conv2d(4, 4, 3, padding=1), nn.GELU()) for _ in range(2))
+    head = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(*blocks), head).eval()
+    images = torch.randn(4, 3, 8, 8)
+    export_onnx(model, images, tmp_path / "model.onnx")
+    removed = ["1.0", "1.1"]
+    report = collapse_onnx(tmp_path / "model.onnx", tmp_path / "plain.onnx", removed)
+    for kind in LADDER:
+        stand_ins = fit(model, removed, kind, [images])
+        maps = {name: as_map(stand_in) for name, stand_in in stand_ins.items()}
+        folded = collapse_onnx(tmp_path / "model.onnx", tmp_path / "level.onnx", removed, maps)
+        assert (folded.after.nodes, folded.after.macs) == (report.after.nodes, report.after.macs)
+        with torch.no_grad():
+            expected = bypass(model, removed, stand_ins)(images).numpy()
+        logits = runner(tmp_path / "level.onnx")(images.numpy())
+        np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_neighbouring_maps_become_one(tmp_path: Path) -> None:
+    model = create("resnet18_cifar", 10, width=8).eval()
+    images = torch.randn(4, 3, 32, 32)
+    export_onnx(model, images, tmp_path / "model.onnx")
+    removed = ["layer1.0", "layer1.1"]
+    maps = {n: as_map(s) for n, s in fit(model, removed, "linear", [images]).items()}
+    collapse_onnx(tmp_path / "model.onnx", tmp_path / "level.onnx", removed, maps)
+    names = [node.name for node in onnx.load(tmp_path / "level.onnx").graph.node]
+    assert [name for name in names if ".map" in name] == ["layer1.0.map.conv"]
+
+
+@given(st.integers(0, 2**31 - 1), st.sampled_from(KINDS[1:]), st.sampled_from(KINDS[1:]))
+def test_one_map_after_another_is_one_map(seed: int, first: str, second: str) -> None:
+    rng = np.random.default_rng(seed)
+    shapes = {"bias": None, "affine": 3, "linear": (3, 3)}
+
+    def drawn(kind: str) -> Map:
+        weight = None if kind == "bias" else rng.normal(size=shapes[kind])
+        return Map(weight, rng.normal(size=3), 1)
+
+    a, b, x = drawn(first), drawn(second), rng.normal(size=3)
+    np.testing.assert_allclose(b.after(a).of_vector(x), b.of_vector(a.of_vector(x)), atol=1e-12)

@@ -1,0 +1,206 @@
+"""Blocks that leave while a network trains: when, which, and the same again after a stop."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from test_train import assert_same_weights, fresh, one_thread, settings, without_timings  # noqa: F401
+from torch import nn
+
+from models import zoo
+from models.blocks import find_blocks
+from models.cost import count_macs
+from models.errors import BlockError, ParamsError
+from models.surgery import bypass
+from pipeline.activations import BlockStatistics
+from pipeline.data import Dataset, load
+from pipeline.params import Strategy, validate
+from pipeline.removal import Removal, gated
+from pipeline.strategies import ORDERS, STRATEGIES
+from pipeline.train import EpochLog, train
+
+IMAGES = torch.zeros(1, 1, 32, 32)
+
+
+@pytest.fixture
+def data(prepared: Path) -> Dataset:
+    return load(prepared)
+
+
+def run(data: Dataset, checkpoint: Path, log=lambda _: None, **strategy: object):
+    model, blocks = fresh()
+    params = settings(strategy=strategy)
+    options = {"device": torch.device("cpu"), "checkpoint": checkpoint, "log": log}
+    return model, train(model, data, params, blocks, **options)
+
+
+NAMES = [unit.name for unit in fresh()[1]]
+
+
+@pytest.mark.parametrize("name", ["progressive", "anneal", "remove_first", "shallow"])
+def test_what_is_to_go_is_gone_at_the_end_and_training_got_cheaper(
+    name: str, data: Dataset, tmp_path: Path
+) -> None:
+    model, trained = run(data, tmp_path / "state.pt", name=name, until=0.5)
+    assert sorted(trained.removed) == sorted(NAMES)
+    first, last = trained.history[0], trained.history[-1]
+    assert last["removed"] == trained.removed
+    assert last["macs_spent"] == len(data.train) * count_macs(model.eval(), IMAGES)
+    assert first["macs_spent"] > last["macs_spent"]
+    whole = fresh()[0].eval()
+    assert count_macs(bypass(whole, NAMES), IMAGES) == count_macs(model, IMAGES)
+    assert [block.name for block in find_blocks(model, IMAGES) if block.removable] == []
+
+
+def test_the_penalty_takes_nothing_out(data: Dataset, tmp_path: Path) -> None:
+    _, trained = run(data, tmp_path / "state.pt", name="penalty")
+    assert trained.removed == []
+
+
+def test_before_the_first_step_is_the_shallow_network_itself(data: Dataset, tmp_path: Path) -> None:
+    model, trained = run(data, tmp_path / "state.pt", name="shallow")
+    by_hand = bypass(fresh()[0], NAMES)
+    options = {"device": torch.device("cpu"), "checkpoint": tmp_path / "other.pt"}
+    params = settings(penalty={"lambda": 0.0})
+    history = train(by_hand, data, params, [], log=lambda _: None, **options).history
+    assert_same_weights(model, by_hand)
+    assert [entry["task_loss"] for entry in trained.history] == [
+        entry["task_loss"] for entry in history
+    ]
+
+
+@pytest.mark.parametrize("name", ["progressive", "anneal"])
+def test_a_continued_training_is_the_uninterrupted_one(
+    name: str, data: Dataset, tmp_path: Path
+) -> None:
+    strategy = {"name": name, "until": 0.5, "remove": 3}
+    whole, expected = run(data, tmp_path / "whole.pt", **strategy)
+
+    class Stopped(Exception):  # noqa: N818
+        pass
+
+    def stop(entry: EpochLog) -> None:
+        if entry["epoch"] == 1:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(data, tmp_path / "state.pt", log=stop, **strategy)
+    model, continued = run(data, tmp_path / "state.pt", **strategy)
+    assert continued.removed == expected.removed
+    assert_same_weights(model, whole)
+    assert without_timings(continued.history) == without_timings(expected.history)
+
+
+def test_the_saved_network_lacks_the_blocks_too(data: Dataset, tmp_path: Path) -> None:
+    model, trained = run(data, tmp_path / "state.pt", name="remove_first", until=0.5, remove=2)
+    spec = zoo.ModelSpec(
+        name="resnet18_cifar",
+        num_classes=10,
+        in_chans=1,
+        image_size=32,
+        mean=[0.5],
+        std=[0.5],
+        classes=list("abcdefghij"),
+        options={"width": 8},
+        removed=trained.removed,
+    )
+    zoo.save(tmp_path, spec, model)
+    loaded, _ = zoo.load(tmp_path)
+    x = torch.randn(3, 1, 32, 32)
+    torch.testing.assert_close(loaded(x), model.eval()(x))
+    removable = [block.name for block in find_blocks(loaded, IMAGES) if block.removable]
+    assert removable == [name for name in NAMES if name not in trained.removed]
+
+
+def test_what_fades_goes_from_the_block_to_the_identity() -> None:
+    model, _ = fresh()
+    model.eval()
+    x = torch.randn(2, 1, 32, 32)
+    share = 1.0
+    with torch.no_grad(), gated(model, NAMES, lambda: share):
+        torch.testing.assert_close(model(x), fresh()[0].eval()(x))
+        share = 0.0
+        torch.testing.assert_close(model(x), bypass(model, NAMES)(x))
+    torch.testing.assert_close(model(x), fresh()[0].eval()(x))  # no hook is left
+
+
+@given(st.sampled_from(list(STRATEGIES)), st.floats(0, 0.99), st.integers(0, 20), st.floats(0, 1))
+def test_schedules_never_turn_back_and_end_where_they_say(
+    name: str, until: float, blocks: int, time: float
+) -> None:
+    strategy = STRATEGIES[name]
+    gone = strategy.gone(time, until, blocks)
+    assert 0 <= gone <= strategy.gone(1.0, until, blocks) <= blocks
+    assert gone <= strategy.gone(min(1.0, time + 0.1), until, blocks)
+    if name != "penalty" and time >= until:
+        assert gone == blocks
+    if strategy.gate:
+        assert 0 <= strategy.gate(time, until) <= 1
+        assert strategy.gate(until, until) == 0
+
+
+def statistics(**cosines: float) -> dict[str, BlockStatistics]:
+    return {n: BlockStatistics(1 - c, 0.0, 0.0, c) for n, c in cosines.items()}
+
+
+def test_the_least_missed_goes_first() -> None:
+    measured = statistics(a=0.2, b=0.9, c=0.5)
+    assert ORDERS["block_influence"](measured, 0) == ["b", "c", "a"]
+    assert ORDERS["msw"](measured, 0) == ["b", "c", "a"]
+    assert ORDERS["deepest_first"](measured, 0) == ["c", "b", "a"]
+    shuffled = {tuple(ORDERS["random"](measured, seed)) for seed in range(20)}
+    assert len(shuffled) == 6
+    assert ORDERS["random"](measured, 3) == ORDERS["random"](measured, 3)
+
+
+def removal(model: nn.Module, **strategy: object) -> Removal:
+    units = fresh()[1]
+    cosines = dict(zip(NAMES, [0.1, 0.9, 0.5, 0.3, 0.7], strict=True))
+
+    def measure(there):
+        return {u.name: statistics(x=cosines[u.name])["x"] for u in there}
+
+    return Removal(model, units, Strategy(**strategy), measure, 0)
+
+
+def test_named_blocks_alone_go_one_by_one() -> None:
+    model, _ = fresh()
+    named = [NAMES[0], NAMES[1], NAMES[4]]
+    going = removal(model, name="progressive", remove=named, until=0.6)
+    seen = []
+    for time in (0.0, 0.19, 0.21, 0.41, 0.6):
+        going.advance(time)
+        seen.append(list(going.gone))
+    least_missed_first = [NAMES[1], NAMES[4], NAMES[0]]
+    assert seen == [least_missed_first[:n] for n in (0, 0, 1, 2, 3)]
+
+
+def test_blocks_that_there_are_not_are_told() -> None:
+    with pytest.raises(BlockError, match=r"remove = 9, but removable are only: layer1.0"):
+        removal(fresh()[0], name="anneal", remove=9)
+    with pytest.raises(BlockError, match=r"'layer1.9'; did you mean 'layer1.1'"):
+        removal(fresh()[0], name="anneal", remove=["layer1.9"])
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        ({"name": "shallow", "until": 0.5}, "'shallow' trains from scratch"),
+        ({"name": "remove_first"}, "'remove_first' removes blocks of a trained network"),
+        ({"name": "anneal", "remove": 0}, "remove"),
+        ({"name": "annealing"}, "annealing"),
+    ],
+)
+def test_strategies_that_make_no_sense_are_refused(strategy: dict, message: str) -> None:
+    raw = yaml.safe_load((Path(__file__).parent / "params.yaml").read_text())
+    raw["variants"] = {"a": {"train": {"strategy": strategy}}}
+    with pytest.raises(ParamsError, match=message):
+        validate(raw, Path("params.yaml"))
+
+
+def test_strategies_end_where_they_say_without_being_told() -> None:
+    assert Strategy(name="anneal").gone_at == Strategy(name="progressive").gone_at == 0.4
+    assert Strategy(name="shallow").gone_at == 0
