@@ -122,7 +122,7 @@ def test_an_engine_with_float32_weights_is_refused_under_another_label(
 
 @needs_rtx
 def test_dequantised_weights_in_a_plan_are_seen_as_float32(graphs: dict[str, Path]) -> None:
-    plain = {w.name: w.as_float for w in weights(graphs["int8"])}
+    plain = {w.name: w.as_float() for w in weights(graphs["int8"])}
     model = onnx.load(graphs["fp32"])
     for tensor in model.graph.initializer:
         if (values := plain.get(f"{tensor.name}_quantized")) is not None:
