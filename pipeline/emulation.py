@@ -7,7 +7,6 @@ and round less often.
 """
 
 import numpy as np
-import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from models.errors import ArtifactError
@@ -49,7 +48,9 @@ def _rounded(node: NodeProto, half: dict[str, int]) -> list[NodeProto]:
     widened.CopyFrom(node)
     for attribute in widened.attribute:
         if attribute.HasField("g") or attribute.graphs:
-            raise ArtifactError(f"{node.op_type} {node.name!r} holds a graph, which has no emulation")
+            raise ArtifactError(
+                f"{node.op_type} {node.name!r} holds a graph, which has no emulation"
+            )
         if attribute.HasField("t"):
             _widen(attribute.t)
         if node.op_type == "Cast" and attribute.name == "to" and attribute.i in HALF.values():

@@ -1,4 +1,4 @@
-"""The data types in an ONNX graph: of its tensors, of its weights, of what its operators compute in.
+"""The data types in an ONNX graph: of its tensors and weights, and what operators compute in.
 
 An ONNX graph is strongly typed; builders of engines take the precision from it.
 """

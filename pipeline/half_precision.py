@@ -13,18 +13,10 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, TensorProto, numpy_helper
 from onnx.helper import tensor_dtype_to_np_dtype
 
-from models.errors import ArtifactError
+from pipeline.conversion import explained
 from pipeline.graph_types import CONVERSIONS, HALF, element_types
 
 BFLOAT16_OPSET = 22  # the first in which convolutions and pooling take bfloat16
-CONVERSION_ERRORS = (
-    AssertionError,
-    KeyError,
-    RuntimeError,
-    ValueError,
-    onnx.checker.ValidationError,
-    onnx.shape_inference.InferenceError,
-)
 LARGEST_BFLOAT16 = float.fromhex("0x1.fep127")
 
 
@@ -48,7 +40,7 @@ def to_half(model: ModelProto, precision: str, keep: Collection[str] = ()) -> Mo
     unsupported = sorted(_kinds_without(source, data_type))
     working = ModelProto()
     working.CopyFrom(source)
-    try:
+    with explained(f"the graph cannot be typed in {precision}"):
         typed = convert_float_to_float16(
             working,
             keep_io_types=True,
@@ -59,9 +51,6 @@ def to_half(model: ModelProto, precision: str, keep: Collection[str] = ()) -> Mo
         if precision == "bf16":
             _retype(typed, source)
         onnx.checker.check_model(typed, full_check=True)
-    except CONVERSION_ERRORS as e:
-        reason = f"{type(e).__name__}: {str(e).strip().partition(chr(10))[0]}"
-        raise ArtifactError(f"the graph cannot be typed in {precision}: {reason}") from e
     return typed
 
 
@@ -96,9 +85,14 @@ def _kinds_without(model: ModelProto, data_type: int) -> set[str]:
     found = set()
     for node in model.graph.node:
         schema = onnx.defs.get_schema(node.op_type, opset[node.domain], node.domain)
-        formals = [*zip(node.input, schema.inputs), *zip(node.output, schema.outputs)]
+        formals = [
+            *zip(node.input, schema.inputs, strict=False),  # the last may stand for many
+            *zip(node.output, schema.outputs, strict=False),
+        ]
         taken = [formal.types for name, formal in formals if name]
-        if any("tensor(float)" in types and len(types) > 1 and wanted not in types for types in taken):
+        if any(
+            "tensor(float)" in types and wanted not in types for types in taken if len(types) > 1
+        ):
             found.add(node.op_type)
     return found
 
