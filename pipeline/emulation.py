@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from models.errors import ArtifactError
 from pipeline.graph_types import HALF, element_types
 
-NOTE = "half precision emulated: computed in float32, rounded after every operator"
+EMULATED = "half precision emulated: computed in float32, rounded after every operator"
 
 
 def emulated(model: ModelProto) -> ModelProto:
