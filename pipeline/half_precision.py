@@ -78,21 +78,16 @@ def _at_opset(model: ModelProto, version: int) -> ModelProto:
 def _kinds_without(model: ModelProto, data_type: int) -> set[str]:
     """Return the kinds of operators that by definition compute in float32 but not in `data_type`.
 
-    What must be float32 anyway, such as the scales of Resize, is known to the converter.
+    Their first input and their outputs tell; what else must be float32, such as the scales of
+    Resize, the converter knows.
     """
     opset = {item.domain: item.version for item in model.opset_import}
     wanted = f"tensor({tensor_dtype_to_np_dtype(data_type).name})"
     found = set()
     for node in model.graph.node:
         schema = onnx.defs.get_schema(node.op_type, opset[node.domain], node.domain)
-        formals = [
-            *zip(node.input, schema.inputs, strict=False),  # the last may stand for many
-            *zip(node.output, schema.outputs, strict=False),
-        ]
-        taken = [formal.types for name, formal in formals if name]
-        if any(
-            "tensor(float)" in types and wanted not in types for types in taken if len(types) > 1
-        ):
+        formals = [*schema.inputs[:1], *schema.outputs[: len(node.output)]]
+        if any("tensor(float)" in f.types and wanted not in f.types for f in formals):
             found.add(node.op_type)
     return found
 
