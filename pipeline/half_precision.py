@@ -4,7 +4,7 @@ ONNX Runtime's converter decides where casts go, for both types; for bfloat16 it
 and the weights are rounded anew from float32 (docs/decisions/0007-typed-graphs.md).
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
@@ -48,6 +48,7 @@ def to_half(model: ModelProto, precision: str, keep: Collection[str] = ()) -> Mo
             node_block_list=sorted(keep),
         )
         typed = _sorted(typed)
+        _remove_round_trips(typed)
         if precision == "bf16":
             _retype(typed, source)
         onnx.checker.check_model(typed, full_check=True)
@@ -98,6 +99,54 @@ def _sorted(model: ModelProto) -> ModelProto:
     ir.graph.sort()
     ordered: ModelProto = onnx_ir.to_proto(ir)
     return ordered
+
+
+def _remove_round_trips(model: ModelProto) -> None:
+    """Let float32 operators of a float16 graph hand float32 to each other, in place.
+
+    The converter casts to float16 and back between them, also next to the input and the output.
+    """
+    graph, types = model.graph, element_types(model)
+    casts = [node for node in graph.node if node.op_type == "Cast"]
+    down = {
+        cast.output[0]: cast.input[0]
+        for cast in casts
+        if types.get(cast.output[0]) == TensorProto.FLOAT16
+        and types.get(cast.input[0]) == TensorProto.FLOAT
+    }
+    up = {cast.output[0]: down[cast.input[0]] for cast in casts if cast.input[0] in down}
+    outputs = {value.name for value in graph.output}
+    made = {name for node in graph.node for name in node.output}
+    renamed = {source: end for end, source in up.items() if end in outputs and source in made}
+    renamed |= {
+        end: renamed.get(source, source) for end, source in up.items() if end not in outputs
+    }
+    _drop(model, [end for end, source in up.items() if end not in outputs or source in made])
+    _rename(model, renamed)
+    read = {name for node in graph.node for name in node.input} | outputs
+    unread = {
+        name: renamed.get(source, source) for name, source in down.items() if name not in read
+    }
+    _drop(model, unread)
+    _rename(model, {s: name for name, s in unread.items() if s in made and s not in outputs})
+
+
+def _drop(model: ModelProto, names: Collection[str]) -> None:
+    """Remove the operators that make these tensors."""
+    kept = [node for node in model.graph.node if not set(names) & set(node.output)]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+
+
+def _rename(model: ModelProto, names: Mapping[str, str]) -> None:
+    """Give tensors other names, {old: new}; what was recorded of either is forgotten."""
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    stale = {*names, *names.values()}
+    kept = [value for value in model.graph.value_info if value.name not in stale]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
 
 
 def _retype(typed: ModelProto, source: ModelProto) -> None:

@@ -1,5 +1,6 @@
 """Graphs in float16 and bfloat16: their types, their weights, and what must survive."""
 
+import itertools
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,11 +9,12 @@ import onnx
 import pytest
 import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from tiny_onnx import write_network
+from tiny_onnx import some_images, write_network
 
 from models.errors import ArtifactError
 from models.zoo import create
 from pipeline.engines import BACKENDS
+from pipeline.engines.onnxruntime import runner
 from pipeline.export import export_onnx
 from pipeline.graph_types import element_types, operators_by_type, weight_bytes
 from pipeline.half_precision import float32_operators, to_half
@@ -101,6 +103,49 @@ def test_kept_operators_compute_in_float32_on_float32_weights(
     weights = {t.name: t.data_type for t in typed.graph.initializer}
     assert weights["w0"] == weights["w2"] == TensorProto.FLOAT
     assert weights["w1"] != TensorProto.FLOAT
+
+
+@pytest.mark.parametrize("precision", TYPES)
+def test_nothing_is_rounded_between_two_kept_operators(precision: str, tiny: ModelProto) -> None:
+    named = _named(tiny)
+    for keep in (
+        [node.name for node in named.graph.node],
+        ["Conv_0", "Relu_1"],
+        ["Conv_2", "Relu_3"],
+        ["Flatten_5", "Gemm_6"],
+    ):
+        typed = to_half(named, precision, keep)
+        types = element_types(typed)
+        kept = [node for node in typed.graph.node if node.name in keep]
+        assert len(kept) == len(keep)
+        for before, after in itertools.pairwise(kept):
+            assert after.input[0] == before.output[0]
+            assert types[before.output[0]] == TensorProto.FLOAT
+        first, last = kept[0], kept[-1]
+        assert first.input[0] == "images" or first.name != "Conv_0"
+        assert last.output[0] == "logits" or last.name != "Gemm_6"
+
+
+def test_with_all_operators_kept_the_graph_computes_what_it_did(tiny: ModelProto) -> None:
+    named = _named(tiny)
+    typed = to_half(named, "fp16", [node.name for node in named.graph.node])
+    assert [n.op_type for n in typed.graph.node] == [n.op_type for n in tiny.graph.node]
+    expected, got = (runner(m.SerializeToString())(some_images(4)) for m in (tiny, typed))
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_a_kept_result_is_read_as_an_output_and_by_others() -> None:
+    """The second operator reads the first's result in float32, which is also an output."""
+    nodes = [
+        helper.make_node("Relu", ["images"], ["logits"], name="first"),
+        helper.make_node("Exp", ["logits"], ["second"], name="second"),
+    ]
+    model = network(nodes, {})
+    [logits] = model.graph.output
+    model.graph.output.add().CopyFrom(logits)
+    model.graph.output[1].name = "second"
+    typed = to_half(model, "fp16", ["first", "second"])
+    assert [node.op_type for node in typed.graph.node] == ["Relu", "Exp"]
 
 
 def _named(model: ModelProto) -> ModelProto:
