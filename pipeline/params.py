@@ -208,6 +208,23 @@ class Collapse(Section):
     tolerance: float = Field(gt=0)
 
 
+class Precision(Section):
+    """Which precisions there are graphs of, and what they are calibrated on."""
+
+    precisions: list[Literal["fp32", "fp16", "bf16", "int8"]] = Field(
+        default=["fp32", "fp16", "bf16", "int8"], min_length=1
+    )
+    samples: int = Field(default=512, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @field_validator("precisions")
+    @classmethod
+    def _each_once(cls, precisions: list[str]) -> list[str]:
+        if len(set(precisions)) < len(precisions):
+            raise ValueError(f"names a precision twice: {', '.join(precisions)}")
+        return precisions
+
+
 class Batch(Section):
     """The dynamic batch profile of an engine."""
 
@@ -294,6 +311,7 @@ class Params(Section):
     plan: Plan
     export: Export
     collapse: Collapse
+    precision: Precision = Field(default_factory=Precision)
     build: Build
     verify: Verify = Field(default_factory=Verify)
     benchmark: Benchmark

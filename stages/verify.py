@@ -4,14 +4,18 @@ A rung that fails is recorded, and nothing below it is timed or shipped.
 """
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from models.hashing import file_sha256
 from pipeline.artifacts import artifacts_dir, metrics_path, read_json, write_json
 from pipeline.data import batches, subset
+from pipeline.emulation import EMULATED, emulated
 from pipeline.engines.interface import Run
 from pipeline.engines.onnxruntime import runner
+from pipeline.graph_types import HALF
 from pipeline.networks import load_trained
+from pipeline.onnx_graph import load_onnx
 from pipeline.params import load_params
 from pipeline.progress import progress
 from pipeline.verify import Inputs, Rung, engine_rung, precision_rung, proven_rungs, same_bytes_rung
@@ -61,11 +65,11 @@ def climb(variant: str, facts: dict[str, Any], number: int, inputs: Inputs) -> l
         by_backend: dict[str | None, tuple[Rung, Run]] = {}
         for backend, name in {None: graph["file"], **graph.get("files", {})}.items():
             path = artifacts_dir("precision", variant) / name
-            run = runner(path)
+            run, note = _runner(path, precision)
             if file_sha256(path) == file_sha256(source):
                 rung = same_bytes_rung(precision, proven[-1])
             else:
-                rung = precision_rung(precision, run, expected, inputs, backend=backend)
+                rung = precision_rung(precision, run, expected, inputs, backend=backend, note=note)
             by_backend[backend] = rung, run
             rungs.append(rung)
         for backend, engine in built["engines"].get(precision, {}).items():
@@ -73,6 +77,13 @@ def climb(variant: str, facts: dict[str, Any], number: int, inputs: Inputs) -> l
             file = artifacts_dir("build", variant) / engine["file"]
             rungs.append(engine_rung(above, backend, file, run, inputs))
     return rungs
+
+
+def _runner(path: Path, precision: str) -> tuple[Run, str | None]:
+    """Return the graph as a function, and how it is run where not as it stands."""
+    if precision not in HALF:
+        return runner(path), None
+    return runner(emulated(load_onnx(path)).SerializeToString()), EMULATED
 
 
 def _print(variant: str, level: dict[str, Any]) -> None:

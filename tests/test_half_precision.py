@@ -1,0 +1,211 @@
+"""Graphs in float16 and bfloat16: their types, their weights, and what must survive."""
+
+import itertools
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from tiny_onnx import some_images, write_network
+
+from models.errors import ArtifactError
+from models.zoo import create
+from pipeline.engines import BACKENDS
+from pipeline.engines.onnxruntime import runner
+from pipeline.export import export_onnx
+from pipeline.graph_types import element_types, operators_by_type, weight_bytes
+from pipeline.half_precision import float32_operators, to_half
+from pipeline.onnx_graph import read_boundaries
+from pipeline.params import Batch, Build
+
+TYPES = {"fp16": "float16", "bf16": "bfloat16"}
+OPTIONS = Build(backends=[], compute_capabilities=["8.6"], batch=Batch(min=1, opt=4, max=9))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> ModelProto:
+    path = tmp_path_factory.mktemp("half") / "tiny.onnx"
+    write_network(path)
+    return onnx.load(path)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> ModelProto:
+    """A small transformer with recorded blocks."""
+    torch.manual_seed(0)
+    model = create("vit_tiny_patch16_224", 10, img_size=32, depth=2, embed_dim=48, num_heads=3)
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    return onnx.load(export_onnx(model.eval(), torch.zeros(1, 3, 32, 32), path))
+
+
+def network(nodes: list, weights: dict[str, np.ndarray], opset: int = 20) -> ModelProto:
+    """Return a graph from "images" (batch, 4) to "logits" (batch, 4)."""
+    images, logits = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4])
+        for name in ("images", "logits")
+    )
+    tensors = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "small", [images], [logits], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+@pytest.mark.parametrize("precision", TYPES)
+def test_everything_is_half_but_input_and_output(precision: str, exported: ModelProto) -> None:
+    typed = to_half(exported, precision)
+    types = element_types(typed)
+    assert types["images"] == types["logits"] == TensorProto.FLOAT
+    assert set(weight_bytes(typed)) == {TYPES[precision], "int64"}
+    assert 2 * weight_bytes(typed)[TYPES[precision]] == weight_bytes(exported)["float32"]
+    kinds = {kind for found in operators_by_type(typed).values() for kind in found}
+    assert kinds <= {TYPES[precision], "int64"}
+    assert float32_operators(typed) == []
+
+
+@pytest.mark.parametrize("precision", TYPES)
+def test_blocks_and_module_paths_survive(precision: str, exported: ModelProto) -> None:
+    typed = to_half(exported, precision)
+    assert read_boundaries(typed) == read_boundaries(exported)
+    tensors = {name for node in typed.graph.node for name in [*node.input, *node.output]}
+    boundaries = [b for b in read_boundaries(typed).values() if not b.reason]
+    assert boundaries
+    assert {name for b in boundaries for name in b.inputs + b.outputs} <= tensors
+    paths = {node.name: node.metadata_props for node in typed.graph.node}
+    for node in exported.graph.node:
+        assert paths[node.name] == node.metadata_props
+
+
+@pytest.mark.parametrize("precision", TYPES)
+def test_the_original_is_untouched_and_the_same_graph_comes_twice(
+    precision: str, exported: ModelProto
+) -> None:
+    before = exported.SerializeToString()
+    first, second = (to_half(exported, precision).SerializeToString() for _ in range(2))
+    assert first == second
+    assert exported.SerializeToString() == before
+
+
+def test_bfloat16_weights_are_the_float32_ones_rounded_once(tiny: ModelProto) -> None:
+    weights = {t.name: numpy_helper.to_array(t) for t in tiny.graph.initializer}
+    for tensor in to_half(tiny, "bf16").graph.initializer:
+        expected = torch.from_numpy(weights[tensor.name].copy()).bfloat16().float().numpy()
+        np.testing.assert_array_equal(numpy_helper.to_array(tensor).astype(np.float32), expected)
+
+
+@pytest.mark.parametrize("precision", TYPES)
+def test_kept_operators_compute_in_float32_on_float32_weights(
+    precision: str, tiny: ModelProto
+) -> None:
+    typed = to_half(_named(tiny), precision, keep=["Conv_0", "Gemm_6"])
+    assert float32_operators(typed) == [("Conv_0", "Conv"), ("Gemm_6", "Gemm")]
+    weights = {t.name: t.data_type for t in typed.graph.initializer}
+    assert weights["w0"] == weights["w2"] == TensorProto.FLOAT
+    assert weights["w1"] != TensorProto.FLOAT
+
+
+@pytest.mark.parametrize("precision", TYPES)
+def test_nothing_is_rounded_between_two_kept_operators(precision: str, tiny: ModelProto) -> None:
+    named = _named(tiny)
+    for keep in (
+        [node.name for node in named.graph.node],
+        ["Conv_0", "Relu_1"],
+        ["Conv_2", "Relu_3"],
+        ["Flatten_5", "Gemm_6"],
+    ):
+        typed = to_half(named, precision, keep)
+        types = element_types(typed)
+        kept = [node for node in typed.graph.node if node.name in keep]
+        assert len(kept) == len(keep)
+        for before, after in itertools.pairwise(kept):
+            assert after.input[0] == before.output[0]
+            assert types[before.output[0]] == TensorProto.FLOAT
+        first, last = kept[0], kept[-1]
+        assert first.input[0] == "images" or first.name != "Conv_0"
+        assert last.output[0] == "logits" or last.name != "Gemm_6"
+
+
+def test_with_all_operators_kept_the_graph_computes_what_it_did(tiny: ModelProto) -> None:
+    named = _named(tiny)
+    typed = to_half(named, "fp16", [node.name for node in named.graph.node])
+    assert [n.op_type for n in typed.graph.node] == [n.op_type for n in tiny.graph.node]
+    expected, got = (runner(m.SerializeToString())(some_images(4)) for m in (tiny, typed))
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_a_kept_result_is_read_as_an_output_and_by_others() -> None:
+    """The second operator reads the first's result in float32, which is also an output."""
+    nodes = [
+        helper.make_node("Relu", ["images"], ["logits"], name="first"),
+        helper.make_node("Exp", ["logits"], ["second"], name="second"),
+    ]
+    model = network(nodes, {})
+    [logits] = model.graph.output
+    model.graph.output.add().CopyFrom(logits)
+    model.graph.output[1].name = "second"
+    typed = to_half(model, "fp16", ["first", "second"])
+    assert [node.op_type for node in typed.graph.node] == ["Relu", "Exp"]
+
+
+def _named(model: ModelProto) -> ModelProto:
+    named = ModelProto()
+    named.CopyFrom(model)
+    for index, node in enumerate(named.graph.node):
+        node.name = f"{node.op_type}_{index}"
+    return named
+
+
+@pytest.mark.parametrize(("precision", "largest"), [("fp16", 65504.0), ("bf16", 3.3895314e38)])
+def test_large_finite_weights_stay_finite(precision: str, largest: float) -> None:
+    mask = np.array([np.finfo(np.float32).min, -np.inf, 0, 1], np.float32)
+    model = network([helper.make_node("Add", ["images", "mask"], ["logits"])], {"mask": mask})
+    [tensor] = to_half(model, precision).graph.initializer
+    rounded = numpy_helper.to_array(tensor).astype(np.float32)
+    np.testing.assert_allclose(rounded, [-largest, -np.inf, 0, 1], rtol=1e-6)
+
+
+def test_an_operator_without_bfloat16_stays_in_float32() -> None:
+    nodes = [
+        helper.make_node("Relu", ["images"], ["hidden"], name="relu"),
+        helper.make_node("Celu", ["hidden"], ["logits"], name="celu"),  # float32 alone
+    ]
+    assert float32_operators(to_half(network(nodes, {}), "bf16")) == [("celu", "Celu")]
+
+
+def test_resizing_takes_half_precision_and_scales_in_float32() -> None:
+    shape = numpy_helper.from_array(np.array([0, 1, 2, 2]), "shape")
+    flat = numpy_helper.from_array(np.array([0, -1]), "flat")
+    nodes = [
+        helper.make_node("Reshape", ["images", "shape"], ["square"]),
+        helper.make_node("Resize", ["square", "", "scales"], ["resized"], name="resize"),
+        helper.make_node("Reshape", ["resized", "flat"], ["logits"]),
+    ]
+    model = network(nodes, {"scales": np.array([1, 1, 1, 1], np.float32)})
+    model.graph.initializer.extend([shape, flat])
+    for precision, kind in TYPES.items():
+        assert operators_by_type(to_half(model, precision))["Resize"] == {kind: 1}
+
+
+def test_a_graph_that_cannot_be_typed_is_named() -> None:
+    nodes = [helper.make_node("Relu", ["nowhere"], ["logits"])]
+    with pytest.raises(ArtifactError, match=r"cannot be typed in fp16: ValidationError.*nowhere"):
+        to_half(network(nodes, {}), "fp16")
+
+
+@pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
+@pytest.mark.parametrize("precision", TYPES)
+def test_rtx_engines_grow_by_half_the_bytes(precision: str, tmp_path: Path) -> None:
+    """Three more convolutions of 128 channels: what an engine grows by is their weights."""
+
+    def engine_bytes(depth: int, precision: str | None) -> int:
+        source, target = tmp_path / "graph.onnx", tmp_path / "engine"
+        write_network(source, depth, width=128)
+        if precision:
+            onnx.save(to_half(onnx.load(source), precision), source)
+        BACKENDS["tensorrt_rtx"].build(source, target, OPTIONS)
+        return target.stat().st_size
+
+    half, whole = (engine_bytes(6, p) - engine_bytes(3, p) for p in (precision, None))
+    assert whole == pytest.approx(3 * 128 * 128 * 9 * 4, rel=0.02)
+    assert half / whole == pytest.approx(0.5, abs=0.02)
