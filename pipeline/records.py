@@ -99,7 +99,7 @@ def _params(row: Mapping[str, Any], facts: Facts) -> dict[str, str]:
     train = facts["train"]
     made = flat_params({key: train[key] for key in ("model", "train", "method")})
     settled = {"device": train["device"], "trained_in": train["precision"]}  # what `auto` came to
-    removed = ", ".join(row["removed"]) or "none"
+    removed = ", ".join([*row["removed_in_training"], *row["removed"]]) or "none"
     own = {
         "precision": row["precision"],
         "removed": removed,

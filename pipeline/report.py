@@ -16,17 +16,19 @@ def summary_rows(variant: str, metrics: Mapping[str, Metrics]) -> list[Row]:
 
     Args:
         variant: its name.
-        metrics: of the stages `STAGES`.
+        metrics: of `train` and the stages `STAGES`.
     """
-    chosen = metrics["plan"]["chosen_level"]
+    chosen, earlier = metrics["plan"]["chosen_level"], metrics["train"]["removed"]
     return [
         row
         for at in zip(*(metrics[stage]["levels"] for stage in STAGES), strict=True)
-        for row in _level_rows(variant, dict(zip(STAGES, at, strict=True)), chosen)
+        for row in _level_rows(variant, dict(zip(STAGES, at, strict=True)), chosen, earlier)
     ]
 
 
-def _level_rows(variant: str, at: Mapping[str, Metrics], chosen: int) -> list[Row]:
+def _level_rows(
+    variant: str, at: Mapping[str, Metrics], chosen: int, earlier: Sequence[str]
+) -> list[Row]:
     level = at["plan"]["level"]
     rungs = {
         rung["precision"]: rung
@@ -40,6 +42,7 @@ def _level_rows(variant: str, at: Mapping[str, Metrics], chosen: int) -> list[Ro
             "level": level,
             "precision": precision,
             "removed": at["plan"]["removed"],
+            "removed_in_training": earlier,
             "replacement": at["plan"]["replacement"],
             "chosen": level == chosen,
             "val_accuracy_pct": rungs[precision]["val_accuracy_pct"],
@@ -118,7 +121,7 @@ def _depth_cells(row: Row, timed: Sequence[str]) -> list[str]:
     return [
         row["variant"],
         _level(row),
-        ", ".join(row["removed"]) or "–",
+        _removed(row),
         row["replacement"] if row["removed"] else "–",
         f"{row['val_accuracy_pct']:.2f}",
         f"{row['val_accuracy_bn_pct']:.2f}",
@@ -128,6 +131,11 @@ def _depth_cells(row: Row, timed: Sequence[str]) -> list[str]:
         f"{row['onnx_bytes'] / 1e3:.0f}",
         *(_p50(row, name) for name in timed),
     ]
+
+
+def _removed(row: Row) -> str:
+    earlier = [f"{name} (in training)" for name in row["removed_in_training"]]
+    return ", ".join([*earlier, *row["removed"]]) or "–"
 
 
 def _precision_table(rows: Sequence[Row]) -> str:

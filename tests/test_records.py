@@ -31,7 +31,7 @@ def test_every_column_of_the_summary_is_in_the_runs(project: Path) -> None:
     runs = runs_of("shoal")
     rows = json.loads((project / "reports/summary.json").read_text())
     assert sorted(runs) == [f"{v}-l{level}-fp32" for v in ("dense", "lacoot") for level in range(3)]
-    texts = {"variant", "precision", "removed", "replacement"}
+    texts = {"variant", "precision", "removed", "removed_in_training", "replacement"}
     for row in rows:
         data = runs[f"{row['variant']}-l{row['level']}-fp32"].data
         assert data.tags["variant"] == row["variant"]

@@ -17,6 +17,7 @@ PRECISIONS = {"fp32": 0.0, "int8": 0.5}  # and the points of accuracy each costs
 def metrics() -> dict[str, dict]:
     """Return what the stages say of a variant with two levels in two precisions."""
     return {
+        "train": {"removed": []},
         "plan": {
             "chosen_level": 1,
             "levels": [
@@ -100,6 +101,7 @@ def test_a_row_per_level_and_precision_with_the_latency_at_the_largest_batch() -
         "level": 0,
         "precision": "fp32",
         "removed": [],
+        "removed_in_training": [],
         "replacement": "identity",
         "chosen": False,
         "val_accuracy_pct": 90.5,
@@ -116,6 +118,16 @@ def test_a_row_per_level_and_precision_with_the_latency_at_the_largest_batch() -
     assert "val_accuracy_bn_pct" not in quantized  # nothing of the kind was measured
     assert second["chosen"]
     assert second["latency_ms"]["onnxruntime"]["p50"] == 1.0
+
+
+def test_blocks_that_went_in_training_are_named_too() -> None:
+    found = metrics()
+    found["train"]["removed"] = ["b", "c"]
+    kept = summary_rows("dense", found)
+    assert kept[0]["removed_in_training"] == ["b", "c"]
+    text = summary_markdown(kept, {"dense": found})
+    assert "| dense | 0 | b (in training), c (in training) | – |" in text
+    assert "| b (in training), c (in training), a | linear |" in text
 
 
 def test_levels_that_do_not_match_are_refused() -> None:

@@ -35,6 +35,7 @@ def summary_row(variant: str, level: int, p50: float) -> dict:
         "level": level,
         "precision": "fp32",
         "removed": BLOCKS[:level],
+        "removed_in_training": [],
         "replacement": "linear" if level else "identity",
         "val_accuracy_pct": 90.0 - level,
         "val_accuracy_bn_pct": 90.25,
