@@ -13,10 +13,12 @@ from models.errors import ArtifactError, BackendError, DataError
 from models.hashing import file_sha256
 from pipeline.artifacts import write_json
 from pipeline.data import Dataset
+from pipeline.emulation import EMULATED
 from pipeline.engines.interface import Images, Logits
 from pipeline.params import Batch
 from pipeline.shipping.golden import (
     choose_samples,
+    emulated_logits,
     expected_logits,
     normalised,
     sample_names,
@@ -29,7 +31,6 @@ from pipeline.shipping.triton import write_model
 
 SCRIPTS = Path(__file__).parent.parent / "bundled"
 README = "README.md"
-FLOAT32 = "the float32 graph: ONNX Runtime cannot run this precision on a CPU"
 Files = Mapping[str, Shipped]  # graphs and plans by their names in the bundle
 
 
@@ -115,7 +116,7 @@ def write_inputs(folder: Path, data: Dataset, fit: str) -> None:
 def write_golden(folder: Path, files: Files, sources: Sources, count: int) -> dict[str, Any]:
     """Write samples/*.png and golden.npz; return what the manifest says of them.
 
-    A graph that ONNX Runtime cannot run here is held to the logits of the float32 one.
+    A graph that ONNX Runtime cannot run here is emulated.
     """
     samples = choose_samples(sources.collapsed, sources.data, count)
     classes = [sources.data.classes[label] for label in samples.labels]
@@ -124,7 +125,7 @@ def write_golden(folder: Path, files: Files, sources: Sources, count: int) -> di
     for name, pixels in zip(names, samples.images.numpy(), strict=True):
         write_png(pixels, folder / name)
     images = normalised(samples, sources.data)
-    logits, origins = _golden_logits(folder, files, sources.collapsed, images)
+    logits, origins = _golden_logits(folder, files, images)
     np.savez(folder / "golden.npz", allow_pickle=False, images=images, **logits)
     return {
         "samples": [
@@ -135,7 +136,7 @@ def write_golden(folder: Path, files: Files, sources: Sources, count: int) -> di
 
 
 def _golden_logits(
-    folder: Path, files: Files, collapsed: Path, images: Images
+    folder: Path, files: Files, images: Images
 ) -> tuple[dict[str, Logits], dict[str, str]]:
     logits, origins = {}, {}
     for name, file in files.items():
@@ -144,7 +145,7 @@ def _golden_logits(
         try:
             found, origin = expected_logits(folder / name, images), name
         except BackendError:
-            found, origin = expected_logits(collapsed, images), FLOAT32
+            found, origin = emulated_logits(folder / name, images), f"{name}, {EMULATED}"
         logits[file.golden], origins[file.golden] = found, origin
     return logits, origins
 

@@ -10,8 +10,10 @@ from jaxtyping import Float32, Int64, UInt8
 from PIL import Image
 
 from pipeline.data import Dataset, Split, batches, subset
+from pipeline.emulation import emulated
 from pipeline.engines.interface import Images, Logits
 from pipeline.engines.onnxruntime import runner
+from pipeline.onnx_graph import load_onnx
 
 POOL = 1024  # validation images among which samples are sought
 NAME_LENGTH = 60  # of a class in a file's name
@@ -64,6 +66,17 @@ def expected_logits(network: Path, images: Images) -> Logits:
         BackendError: ONNX Runtime cannot run the graph.
     """
     return runner(network, threads=1)(images)
+
+
+def emulated_logits(network: Path, images: Images) -> Logits:
+    """Return the logits of a half-precision graph that the CPU cannot run as it stands.
+
+    Raises:
+        ArtifactError: the graph cannot be emulated.
+        BackendError: ONNX Runtime cannot run it even so.
+    """
+    graph = emulated(load_onnx(network))
+    return runner(graph.SerializeToString(), threads=1)(images)
 
 
 def sample_names(classes: Iterable[str]) -> list[str]:
