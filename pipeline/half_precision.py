@@ -40,6 +40,8 @@ def to_half(model: ModelProto, precision: str, keep: Collection[str] = ()) -> Mo
     unsupported = sorted(_kinds_without(source, data_type))
     working = ModelProto()
     working.CopyFrom(source)
+    # What is recorded of weights would make the converter take all of them for half precision.
+    _forget(working, {tensor.name for tensor in working.graph.initializer})
     with explained(f"the graph cannot be typed in {precision}"):
         typed = convert_float_to_float16(
             working,
@@ -143,8 +145,12 @@ def _rename(model: ModelProto, names: Mapping[str, str]) -> None:
     for node in model.graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
-    stale = {*names, *names.values()}
-    kept = [value for value in model.graph.value_info if value.name not in stale]
+    _forget(model, {*names, *names.values()})
+
+
+def _forget(model: ModelProto, names: Collection[str]) -> None:
+    """Remove what is recorded of the types and shapes of these tensors."""
+    kept = [value for value in model.graph.value_info if value.name not in names]
     del model.graph.value_info[:]
     model.graph.value_info.extend(kept)
 

@@ -148,6 +148,22 @@ def test_a_kept_result_is_read_as_an_output_and_by_others() -> None:
     assert [node.op_type for node in typed.graph.node] == ["Relu", "Exp"]
 
 
+@pytest.mark.parametrize("precision", TYPES)
+def test_any_operator_of_a_transformer_can_be_kept(precision: str, exported: ModelProto) -> None:
+    names = [node.name for node in exported.graph.node]
+    kinds = {node.op_type: node.name for node in exported.graph.node}
+    for name in kinds.values():
+        kept = {found for found, _ in float32_operators(to_half(exported, precision, [name]))}
+        assert kept <= {name}  # nothing, where it computes in integers
+    for some in (names[: len(names) // 2], names[::2], names[1::3]):
+        typed = to_half(exported, precision, some)
+        assert {name for name, _ in float32_operators(typed)} <= set(some)
+        others = {t for node in exported.graph.node if node.name not in some for t in node.input}
+        weights = {t.name: t.data_type for t in typed.graph.initializer if t.name not in others}
+        assert weights
+        assert set(weights.values()) <= {TensorProto.FLOAT, TensorProto.INT64}
+
+
 def _named(model: ModelProto) -> ModelProto:
     named = ModelProto()
     named.CopyFrom(model)
