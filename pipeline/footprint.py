@@ -23,6 +23,7 @@ from pipeline.engines import BACKENDS
 from pipeline.engines.interface import Images
 from pipeline.engines.machine import cuda_devices
 
+ROOT = Path(__file__).parent.parent
 STATUS = Path("/proc/self/status")
 Footprint = dict[str, Any]
 
@@ -59,7 +60,7 @@ def footprints(
     helper = subprocess.run(
         [sys.executable, "-m", "pipeline.footprint"],
         input=json.dumps(jobs),
-        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # a process with threads does not fork well
+        env=_environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -71,6 +72,13 @@ def footprints(
     found = {one: answer["footprint"] for one, answer in answers if "footprint" in answer}
     reasons = {one.backend: answer["error"] for one, answer in answers if "error" in answer}
     return found, reasons
+
+
+def _environment() -> dict[str, str]:
+    """Return this environment, for a process that finds Shoal from any folder and forks well."""
+    known = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(ROOT), *([known] if known else [])])
+    return os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}  # no threads to fork
 
 
 def main() -> None:

@@ -78,7 +78,8 @@ def test_without_a_device_there_is_no_device_memory(measured):
     assert all(set(engine) == {"host"} for engine in measured)
 
 
-def test_an_engine_that_cannot_be_opened_does_not_cost_the_others(tmp_path):
+def test_an_engine_that_cannot_be_opened_does_not_cost_the_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the helper finds Shoal from any folder
     (tmp_path / "broken.onnx").write_bytes(b"no engine")
     broken, whole = (contender(tmp_path / f"{name}.onnx") for name in ("broken", "whole"))
     write_network(whole.engine)
