@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from models.errors import BackendError
 from pipeline.attribution import Saving, savings
 from pipeline.contenders import Contender, Metrics, Refusal, contenders, not_timed
 from pipeline.engines.interface import Images, LayerTime
-from pipeline.footprint import Footprint, footprints
+from pipeline.footprint import footprints
 from pipeline.layer_profile import homes, shares
 from pipeline.measurement import Measured, Timed, measure_engines, numbers
 from pipeline.onnx_graph import load_onnx
@@ -69,7 +68,8 @@ def benchmark(
     timed, refused = contenders(variant, built, verified, engines, params.build)
     measured = measure_engines(timed, images, params.benchmark)
     profiles = {one: _profile(layers, graph(one)) for one, layers in measured.layers.items()}
-    memory, no_memory = _memory(timed, images, measured)
+    threads, sizes = measured.protocol["threads"], measured.protocol["batch_sizes"]
+    memory, no_memory = footprints(timed, images.shape[1:], sizes, threads)
     removed = {level["level"]: level["removed"] for level in built["levels"]}
     saved = _savings(measured, removed)
     return {
@@ -127,17 +127,6 @@ def _profile(layers: Sequence[LayerTime], graph: Path) -> dict[str, Any]:
         else round(share, 4)
         for row, share in found.items()
     }
-
-
-def _memory(
-    timed: Sequence[Contender], images: Images, measured: Measured
-) -> tuple[dict[Contender, Footprint], str | None]:
-    facts = measured.protocol
-    try:
-        found = footprints(timed, images.shape[1:], facts["batch_sizes"], facts["threads"])
-    except BackendError as e:
-        return {}, str(e)
-    return found, None if found else "this system does not tell a process's memory"
 
 
 def _by_engine(values: Mapping[Contender, Mapping[str, Any]], level: int) -> Tree:

@@ -121,7 +121,7 @@ def _unproven(rung: Metrics, engine: Path) -> str | None:
         return f"parity {verb}: {rung['reason']}"
     if not engine.exists():
         raise ArtifactError(f"{engine} is missing; `dvc repro` makes it")
-    if rung["sha256"] != file_sha256(engine):
+    if rung.get("sha256") != file_sha256(engine):
         return "the engine has changed since its parity was checked; `dvc repro` checks it again"
     return None
 

@@ -17,19 +17,20 @@ from typing import Any
 
 import numpy as np
 
-from models.errors import BackendError, ShoalError
+from models.errors import ShoalError
 from pipeline.contenders import Contender
 from pipeline.engines import BACKENDS
 from pipeline.engines.interface import Images
 from pipeline.engines.machine import cuda_devices
 
+ROOT = Path(__file__).parent.parent
 STATUS = Path("/proc/self/status")
 Footprint = dict[str, Any]
 
 
 def footprints(
     engines: Sequence[Contender], shape: tuple[int, ...], batch_sizes: Sequence[int], threads: int
-) -> dict[Contender, Footprint]:
+) -> tuple[dict[Contender, Footprint], dict[str, str]]:
     """Return for each engine what it adds to the memory of a process, in bytes.
 
     Args:
@@ -42,13 +43,10 @@ def footprints(
         Under `host`, and under `device` where there is one: `loaded_bytes` (the weights as the
         engine holds them, and its own bookkeeping), `activations_bytes` by batch size (on top,
         and kept after a run), and on the host `peak_bytes` by batch size (resident, with the
-        code that was read in). Empty where the system does not tell.
-
-    Raises:
-        BackendError: an engine cannot be opened or run.
+        code that was read in). And, by backend, why engines are missing.
     """
     if not STATUS.exists():
-        return {}
+        return {}, dict.fromkeys((one.backend for one in engines), "needs Linux's /proc")
     jobs = [
         {
             "backend": one.backend,
@@ -62,27 +60,38 @@ def footprints(
     helper = subprocess.run(
         [sys.executable, "-m", "pipeline.footprint"],
         input=json.dumps(jobs),
-        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # a process with threads does not fork well
+        env=_environment(),
         capture_output=True,
         text=True,
         check=False,
     )
     if helper.returncode != 0:
         last = (helper.stderr.strip().splitlines() or ["no message"])[-1]
-        raise BackendError(f"the memory of the engines cannot be measured: {last}")
-    return dict(zip(engines, json.loads(helper.stdout), strict=True))
+        return {}, dict.fromkeys((one.backend for one in engines), last)
+    answers = list(zip(engines, json.loads(helper.stdout), strict=True))
+    found = {one: answer["footprint"] for one, answer in answers if "footprint" in answer}
+    reasons = {one.backend: answer["error"] for one, answer in answers if "error" in answer}
+    return found, reasons
+
+
+def _environment() -> dict[str, str]:
+    """Return this environment, for a process that finds Shoal from any folder and forks well."""
+    known = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(ROOT), *([known] if known else [])])
+    return os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}  # no threads to fork
 
 
 def main() -> None:
     """Read jobs from standard input and write their footprints to standard output."""
     jobs = json.load(sys.stdin)
     for name in {job["backend"] for job in jobs}:
-        BACKENDS[name].version()  # imports the package; a driver that is started would not fork
+        # Imports the package. More would start CUDA's driver, which does not live on in a fork.
+        BACKENDS[name].version()
     json.dump([_in_a_fork(job) for job in jobs], sys.stdout)
 
 
-def _in_a_fork(job: Mapping[str, Any]) -> Footprint:
-    """Measure in a child process; `BackendError` with its message where it fails."""
+def _in_a_fork(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure in a child process; return ``{footprint}``, or ``{error}`` where it fails."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -97,11 +106,8 @@ def _in_a_fork(job: Mapping[str, Any]) -> Footprint:
     with os.fdopen(reading) as result:
         told = result.read()
     os.waitpid(child, 0)
-    answer = json.loads(told or '{"error": "the process ended early"}')
-    if "error" in answer:
-        raise BackendError(f"{job['engine']}: {answer['error']}")
-    footprint: Footprint = answer["footprint"]
-    return footprint
+    answer: dict[str, Any] = json.loads(told or '{"error": "its process ended early"}')
+    return answer
 
 
 def _measure(job: Mapping[str, Any]) -> Footprint:

@@ -6,7 +6,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tiny_onnx import write_network
 
-from models.errors import BackendError
 from pipeline.contenders import Contender
 from pipeline.engines.machine import cuda_devices
 from pipeline.footprint import footprints
@@ -47,7 +46,8 @@ def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("engines")
     heavy, wide = contender(write_heavy(folder / "heavy.onnx", 60)), contender(folder / "wide.onnx")
     write_network(wide.engine, depth=2, width=64)
-    found = footprints([heavy, wide], SHAPE, [1, 16, 256], threads=1)
+    found, missing = footprints([heavy, wide], SHAPE, [1, 16, 256], threads=1)
+    assert missing == {}
     return found[heavy], found[wide]
 
 
@@ -78,7 +78,12 @@ def test_without_a_device_there_is_no_device_memory(measured):
     assert all(set(engine) == {"host"} for engine in measured)
 
 
-def test_an_engine_that_cannot_be_opened_is_named(tmp_path):
+def test_an_engine_that_cannot_be_opened_does_not_cost_the_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the helper finds Shoal from any folder
     (tmp_path / "broken.onnx").write_bytes(b"no engine")
-    with pytest.raises(BackendError, match=r"memory .*cannot be measured: .*broken\.onnx"):
-        footprints([contender(tmp_path / "broken.onnx")], SHAPE, [1], threads=1)
+    broken, whole = (contender(tmp_path / f"{name}.onnx") for name in ("broken", "whole"))
+    write_network(whole.engine)
+    found, missing = footprints([broken, whole], SHAPE, [1], threads=1)
+    assert set(found) == {whole}
+    assert "ONNX Runtime cannot open" in missing["onnxruntime"]
+    assert "broken.onnx" in missing["onnxruntime"]

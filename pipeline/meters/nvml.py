@@ -40,6 +40,8 @@ def _open() -> Iterator[Any]:
         raise Unreadable(f"NVML: {e}") from e
     try:
         yield pynvml
+    except pynvml.NVMLError as e:
+        raise Unreadable(f"NVML: {e}") from e
     finally:
         pynvml.nvmlShutdown()
 
@@ -77,10 +79,7 @@ def _slowed_by(nvml: Any, reasons: int) -> list[str]:
 
 def _millijoules() -> dict[str, int]:
     with _open() as nvml:
-        try:
-            return {
-                f"gpu{index}": nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)
-                for index, gpu in enumerate(_handles(nvml))
-            }
-        except nvml.NVMLError as e:
-            raise Unreadable(f"NVML: {e}") from e
+        return {
+            f"gpu{index}": nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)
+            for index, gpu in enumerate(_handles(nvml))
+        }
