@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from models.errors import ArtifactError, BackendError
 from pipeline.engines import BACKENDS
-from pipeline.engines.cache import OUTSIDE, Engine, Key, cached, key_of
+from pipeline.engines.cache import OUTSIDE, BuiltEngine, Key, cached, key_of
 from pipeline.engines.interface import Job
 from pipeline.params import Batch, Build
 
@@ -103,16 +103,16 @@ class Builder:
     def __init__(self, folder: Path) -> None:
         self.folder, self.cache, self.built = folder, folder / "cache", 0
 
-    def __call__(self, key: Key = KEY, name: str = "engine", size: int = 1000) -> Engine:
+    def __call__(self, key: Key = KEY, name: str = "engine", size: int = 1000) -> BuiltEngine:
         job = Job(Path("graph"), self.folder / name, "fp32", OPTIONS)
         return cached(key, job, self.build(job, size), self.cache)
 
-    def build(self, job: Job, size: int) -> Callable[[], Engine]:
-        def run() -> Engine:
+    def build(self, job: Job, size: int) -> Callable[[], BuiltEngine]:
+        def run() -> BuiltEngine:
             time.sleep(0.05)
             self.built += 1
             job.target.write_bytes(bytes([self.built]) * size)
-            return Engine({"seconds": self.built}, f"log {self.built}")
+            return BuiltEngine({"seconds": self.built}, f"log {self.built}")
 
         return run
 
@@ -137,7 +137,7 @@ def test_another_engine_is_built(builder: Builder) -> None:
 
 
 def test_what_fails_is_not_kept(builder: Builder, tmp_path: Path) -> None:
-    def fail() -> Engine:
+    def fail() -> BuiltEngine:
         raise BackendError("no")
 
     job = Job(Path("graph"), tmp_path / "engine", "fp32", OPTIONS)

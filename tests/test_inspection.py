@@ -105,33 +105,40 @@ def test_a_graph_of_another_precision_is_refused(
     assert not Path("engine").exists()
 
 
+def in_float32(typed: Path, plain: Path) -> Path:
+    """Write the float32 graph with the weights that a typed graph stands for."""
+    meant = {w.name.removesuffix("_quantized"): w.as_float() for w in weights(typed)}
+    model = onnx.load(plain)
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(meant[tensor.name], tensor.name))
+    path = Path("in_float32.onnx").resolve()
+    onnx.save(model, path)
+    return path
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
 @pytest.mark.parametrize("backend", HERE)
-def test_an_engine_with_float32_weights_is_refused_under_another_label(
+def test_an_engine_that_holds_its_weights_in_float32_is_refused(
     backend: str, precision: str, graphs: dict[str, Path]
 ) -> None:
     """The graph is right, the engine that came out is not."""
-    engine = engine_of(backend, graphs["fp32"])
+    engine = engine_of(backend, in_float32(graphs[precision], graphs["fp32"]))
     wrong = Job(graphs[precision], engine, precision, OPTIONS)
     evidence = BACKENDS[backend].inspect(wrong)
-    with pytest.raises(PrecisionError, match=rf"{precision} engine .*(float32|not found)"):
+    assert evidence.unseen == 0
+    with pytest.raises(PrecisionError, match=rf"{precision} engine .* float32 \(100 %\)"):
         require_precision(backend, True, wrong, evidence)
     with pytest.raises(BackendUnavailable, match="on this machine"):
         require_precision(backend, False, wrong, evidence)
 
 
 @needs_rtx
-def test_dequantised_weights_in_a_plan_are_seen_as_float32(graphs: dict[str, Path]) -> None:
-    plain = {w.name: w.as_float for w in weights(graphs["int8"])}
-    model = onnx.load(graphs["fp32"])
-    for tensor in model.graph.initializer:
-        if (values := plain.get(f"{tensor.name}_quantized")) is not None:
-            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    onnx.save(model, "dequantised.onnx")
-    plan = engine_of("tensorrt_rtx", Path("dequantised.onnx")).read_bytes()
-    found = find_weights(plan, graphs["int8"])
-    assert set(found.weight_bytes) == {"float32"}
-    assert found.unseen == 0
+def test_an_engine_with_other_weights_is_refused(graphs: dict[str, Path]) -> None:
+    other = write_typed(Path("other.onnx").resolve(), "fp32", depth=4)
+    wrong = Job(graphs["fp16"], engine_of("tensorrt_rtx", other), "fp16", OPTIONS)
+    evidence = BACKENDS["tensorrt_rtx"].inspect(wrong)
+    with pytest.raises(BackendError, match="cannot be shown to be fp16"):
+        require_precision("tensorrt_rtx", True, wrong, evidence)
 
 
 def seen(**numbers: int) -> Evidence:
@@ -162,8 +169,9 @@ def test_weights_that_were_not_found_must_at_least_not_fit_in_float32(
     if proven:
         require_precision("x", True, job(graphs["fp16"], "fp16"), hidden)
     else:
-        with pytest.raises(PrecisionError, match="cannot be shown to be fp16: 100 of its weights"):
+        with pytest.raises(BackendError, match="cannot be shown to be fp16: 100 of its") as raised:
             require_precision("x", True, job(graphs["fp16"], "fp16"), hidden)
+        assert not isinstance(raised.value, PrecisionError), "no proof of a defect either"
 
 
 def test_weights_are_found_in_every_layout_and_zeros_nowhere(tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ from dataclasses import asdict
 
 from models.errors import BackendError
 from pipeline.engines import BACKENDS
-from pipeline.engines.cache import Engine, Key, cached, key_of
+from pipeline.engines.cache import BuiltEngine, Key, cached, key_of
 from pipeline.engines.inspection import require_graph, require_precision, require_written
 from pipeline.engines.interface import Evidence, Job
 
 
-def build_engine(name: str, job: Job) -> Engine:
+def build_engine(name: str, job: Job) -> BuiltEngine:
     """Write an engine to ``job.target``, out of the cache where the same one was built before.
 
     Returns:
@@ -27,7 +27,7 @@ def build_engine(name: str, job: Job) -> Engine:
     return cached(key, job, lambda: _build(name, key, job))
 
 
-def _build(name: str, key: Key, job: Job) -> Engine:
+def _build(name: str, key: Key, job: Job) -> BuiltEngine:
     backend = BACKENDS[name]
     try:
         require_graph(job)
@@ -46,7 +46,7 @@ def _build(name: str, key: Key, job: Job) -> Engine:
         "version": key.version,
         "evidence": asdict(evidence),
     }
-    return Engine(facts, _log(key, facts, evidence, messages))
+    return BuiltEngine(facts, _log(key, facts, evidence, messages))
 
 
 def _log(key: Key, facts: dict[str, object], evidence: Evidence, messages: list[str]) -> str:

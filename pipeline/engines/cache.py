@@ -44,7 +44,7 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Engine:
+class BuiltEngine:
     """What was built: the facts about it, and its log."""
 
     facts: dict[str, Any]
@@ -66,7 +66,9 @@ def key_of(name: str, backend: Backend, job: Job) -> Key:
     )
 
 
-def cached(key: Key, job: Job, build: Callable[[], Engine], folder: Path = ENGINES) -> Engine:
+def cached(
+    key: Key, job: Job, build: Callable[[], BuiltEngine], folder: Path = ENGINES
+) -> BuiltEngine:
     """Write the engine of a job: out of the cache, or built and put there.
 
     Processes that want the same engine at once wait for the first of them.
@@ -88,7 +90,7 @@ def cached(key: Key, job: Job, build: Callable[[], Engine], folder: Path = ENGIN
     return hit
 
 
-def _fetch(entry: Path, target: Path) -> Engine | None:
+def _fetch(entry: Path, target: Path) -> BuiltEngine | None:
     """Copy an entry's engine to `target`; None, with a warning, where it is damaged."""
     if not (entry / RECORD).exists():
         return None
@@ -104,10 +106,10 @@ def _fetch(entry: Path, target: Path) -> Engine | None:
         target.unlink(missing_ok=True)
         return None
     os.utime(entry)  # used just now
-    return Engine(record["facts"], log)
+    return BuiltEngine(record["facts"], log)
 
 
-def _store(entry: Path, key: Key, engine: Path, built: Engine) -> None:
+def _store(entry: Path, key: Key, engine: Path, built: BuiltEngine) -> None:
     """Put an engine into the cache; the record, written last, makes it count."""
     (entry / RECORD).unlink(missing_ok=True)
     with replace_file(entry / ENGINE) as temporary:

@@ -29,21 +29,28 @@ def require_graph(job: Job) -> None:
 
 
 def require_precision(backend: str, strongly_typed: bool, job: Job, evidence: Evidence) -> None:
-    """Raise where an engine is not of the precision on its label.
+    """Raise where an engine is not of the precision on its label, or nothing shows that it is.
 
     Raises:
         PrecisionError: the backend promises the types of the graph, and has not kept to them.
         BackendUnavailable: the backend has chosen other types, as it may where the machine has no
             such arithmetic.
+        BackendError: most of the weights were not found, and might be float32.
     """
-    found = _faults(job, evidence)
-    if not found:
-        return
-    refusal = f"the {job.precision} engine that {backend} makes of {job.source.name} {found}"
-    seen = f"({evidence.method})"
-    if strongly_typed:
-        raise PrecisionError(f"{refusal} {seen}; build with another version of {backend}")
-    raise BackendUnavailable(f"{refusal} on this machine {seen}")
+    engine = f"the {job.precision} engine that {backend} makes of {job.source.name}"
+    contradiction = _contradiction(job.precision, evidence)
+    if contradiction and strongly_typed:
+        raise PrecisionError(
+            f"{engine} {contradiction} ({evidence.method}); build with another version of {backend}"
+        )
+    if contradiction:
+        raise BackendUnavailable(f"{engine} {contradiction} on this machine ({evidence.method})")
+    if not _shown(job, evidence):
+        raise BackendError(
+            f"{engine} cannot be shown to be {job.precision}: {evidence.unseen:,} of its weights "
+            "were not found and would fit into it in float32; build it beside its GPU, where it "
+            "can be inspected"
+        )
 
 
 def require_written(backend: str, job: Job) -> None:
@@ -52,25 +59,20 @@ def require_written(backend: str, job: Job) -> None:
         raise BackendError(f"{backend} reported success for {job.source} but wrote no engine")
 
 
-def _faults(job: Job, evidence: Evidence) -> str:
-    """Return what contradicts the label, or that nothing supports it; "" where all is well."""
+def _contradiction(precision: str, evidence: Evidence) -> str:
+    """Return what the engine holds or does against its label; "" where nothing was seen."""
     held = _numbers(evidence.weight_bytes)
-    if held and not _mostly(held, job.precision):
+    if held and not _mostly(held, precision):
         return f"holds its weights in {_told(held)}"
-    if evidence.operators and not _mostly(evidence.operators, job.precision):
+    if evidence.operators and not _mostly(evidence.operators, precision):
         return f"computes convolutions and matrix products in {_told(evidence.operators)}"
-    if evidence.unseen > sum(held.values()) and not _too_small_for_float32(job, evidence):
-        return (
-            f"cannot be shown to be {job.precision}: {evidence.unseen:,} of its weights were not "
-            "found and would fit into it in float32"
-        )
     return ""
 
 
-def _too_small_for_float32(job: Job, evidence: Evidence) -> bool:
-    """Tell whether the weights not found cannot all be float32, for want of bytes."""
-    if job.precision == "fp32":
-        return True  # which claims nothing
+def _shown(job: Job, evidence: Evidence) -> bool:
+    """Tell whether most weights were seen, or the rest cannot be float32 for want of bytes."""
+    if job.precision == "fp32" or evidence.unseen <= sum(_numbers(evidence.weight_bytes).values()):
+        return True
     rest = job.target.stat().st_size - sum(evidence.weight_bytes.values())
     return rest < ITEM_BYTES["float32"] * evidence.unseen
 

@@ -1,8 +1,9 @@
 """The weights of an ONNX file by data type, and the search for them in the bytes of an engine."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from models.errors import ArtifactError, BackendError
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
 RUN_BYTES = 64  # of a weight that are looked for
 DISTINCT = 8  # values a run must have: zeros are found everywhere
-LARGEST = 64  # weights that are looked for
+LARGEST = 64  # tensors that are looked for
 # How engines lay weights out: as ONNX does, channels last, input channels first.
 LAYOUTS: dict[int, list[tuple[int, ...]]] = {
     2: [(0, 1), (1, 0)],
@@ -28,7 +29,7 @@ class Weight:
 
     name: str
     values: NDArray[Any]
-    as_float: NDArray[np.float32]  # what it stands for: dequantised, where it is quantised
+    as_float: Callable[[], NDArray[np.float32]]  # what it stands for, dequantised if need be
 
     @property
     def kind(self) -> str:
@@ -43,12 +44,10 @@ class Found:
     Attributes:
         weight_bytes: of the weights found, by data type.
         unseen: number of weights that were looked for and not found.
-        skipped: number of weights that were not looked for.
     """
 
     weight_bytes: dict[str, int]
     unseen: int
-    skipped: int
 
 
 def weight_bytes(source: Path) -> dict[str, int]:
@@ -65,7 +64,7 @@ def weight_bytes(source: Path) -> dict[str, int]:
 
 
 def find_weights(plan: bytes, source: Path) -> Found:
-    """Look for the largest weights of an ONNX file in an engine, as stored and in float32.
+    """Look for the `LARGEST` weights of an ONNX file in an engine, as stored and in float32.
 
     An engine may store a weight in an order of its own, scaled or padded: then it stays unseen.
     """
@@ -75,12 +74,11 @@ def find_weights(plan: bytes, source: Path) -> Found:
     for weight in ordered[:LARGEST]:
         if any(run in plan for run in _runs(weight.values)):
             found[weight.kind] += weight.values.nbytes
-        elif any(run in plan for run in _runs(weight.as_float)):
-            found["float32"] += weight.as_float.nbytes
+        elif any(run in plan for run in _runs(weight.as_float())):
+            found["float32"] += ITEM_BYTES["float32"] * weight.values.size
         else:
             unseen += weight.values.size
-    skipped = sum(weight.values.size for weight in ordered[LARGEST:])
-    return Found(dict(found), unseen, skipped)
+    return Found(dict(found), unseen)
 
 
 def weights(source: Path) -> Iterator[Weight]:
@@ -92,16 +90,14 @@ def weights(source: Path) -> Iterator[Weight]:
     scales = {
         node.input[0]: node
         for node in model.graph.node
-        if node.op_type == "DequantizeLinear" and node.input[0] in constants
+        if node.op_type == "DequantizeLinear" and set(node.input) - {""} <= set(constants)
     }
     for name, tensor in constants.items():
         if len(tensor.dims) < 2:
             continue
         values = numpy_helper.to_array(tensor)
         if str(values.dtype) in ITEM_BYTES:
-            node = scales.get(name)
-            floats = _dequantised(values, node, constants) if node else values.astype(np.float32)
-            yield Weight(name, values, floats)
+            yield Weight(name, values, partial(_as_float, values, scales.get(name), constants))
 
 
 def read_model(source: Path) -> Any:
@@ -117,20 +113,25 @@ def read_model(source: Path) -> Any:
         raise BackendError(f"{source} is not an ONNX model ({e}); make it again") from e
 
 
-def _dequantised(values: NDArray[Any], node: Any, constants: dict[str, Any]) -> NDArray[np.float32]:
-    """Return (values - zero point) · scale, per tensor or per channel."""
+def _as_float(values: NDArray[Any], node: Any, constants: dict[str, Any]) -> NDArray[np.float32]:
+    """Return (values - zero point) · scale, per tensor or per channel, where a node says so."""
+    if node is None:
+        return values.astype(np.float32)
+    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+    steps, *zero_points = (
+        _along(axis, constants[name], values.ndim) for name in node.input[1:] if name
+    )
+    exact: NDArray[np.float32] = values.astype(np.float32) - sum(zero_points)
+    return exact * steps
+
+
+def _along(axis: int, tensor: Any, ndim: int) -> NDArray[np.float32]:
+    """Return one value, or one per channel of the axis, to broadcast over `ndim` dimensions."""
     from onnx import numpy_helper
 
-    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-    shape = [-1 if dim == axis else 1 for dim in range(values.ndim)]
-
-    def spread(name: str) -> NDArray[Any]:
-        given = numpy_helper.to_array(constants[name]).astype(np.float32)
-        return given if given.size == 1 else given.reshape(shape)
-
-    zero_point = spread(node.input[2]) if len(node.input) > 2 and node.input[2] else 0
-    result: NDArray[np.float32] = (values.astype(np.float32) - zero_point) * spread(node.input[1])
-    return result
+    given: NDArray[np.float32] = numpy_helper.to_array(tensor).astype(np.float32)
+    channels = [-1 if dim == axis else 1 for dim in range(ndim)]
+    return given if given.size == 1 else given.reshape(channels)
 
 
 def _runs(values: NDArray[Any]) -> Iterator[bytes]:
