@@ -9,6 +9,7 @@ for each engine.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from pipeline.engines.machine import cuda_devices
 
 ROOT = Path(__file__).parent.parent
 STATUS = Path("/proc/self/status")
+LIMIT_S = 600  # for one engine at all batch sizes
 Footprint = dict[str, Any]
 
 
@@ -95,6 +97,7 @@ def _in_a_fork(job: Mapping[str, Any]) -> dict[str, Any]:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
+        signal.alarm(LIMIT_S)  # ends a process that hangs
         os.close(reading)
         with os.fdopen(writing, "w") as result:
             try:
