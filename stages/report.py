@@ -3,7 +3,8 @@
 from pipeline import plots
 from pipeline.artifacts import REPORTS, metrics_path, read_json, replace_file, write_json
 from pipeline.params import load_params
-from pipeline.report import STAGES, summary_markdown, summary_rows
+from pipeline.report import STAGES, summary_rows
+from pipeline.summary_tables import summary_markdown
 from stages import run_stage
 
 

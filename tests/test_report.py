@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline import plots
-from pipeline.report import pareto_front, summary_markdown, summary_rows
+from pipeline.report import pareto_front, summary_rows
+from pipeline.summary_tables import summary_markdown
 
 LEVELS = [{"level": 0, "removed": []}, {"level": 1, "removed": ["a"]}]
 PRECISIONS = {"fp32": 0.0, "int8": 0.5}  # and the points of accuracy each costs
@@ -66,7 +67,11 @@ def metrics() -> dict[str, dict]:
     }
 
 
-SIZES = {"onnxruntime": {"bytes": 8000}, "tensorrt_rtx": {"bytes": 9500}}
+HELD = {"weight_bytes": {"float16": 4000, "float32": 500}}
+SIZES = {
+    "onnxruntime": {"bytes": 8000, "evidence": HELD},
+    "tensorrt_rtx": {"bytes": 9500, "evidence": HELD},
+}
 
 
 def rung(precision: str, accuracy_pct: float) -> dict:
@@ -111,6 +116,7 @@ def test_a_row_per_level_and_precision_with_the_latency_at_the_largest_batch() -
         "macs": 4_000_000,
         "onnx_bytes": 9000,
         "engine_bytes": {"onnxruntime": 8000, "tensorrt_rtx": 9500},
+        "engine_weight_bytes": dict.fromkeys(SIZES, HELD["weight_bytes"]),
         "latency_ms": {"onnxruntime": {"p50": 2.0, "p90": 2.5, "p99": 3.0}},
     }
     assert quantized["precision"] == "int8"
@@ -146,17 +152,21 @@ def test_a_graph_that_failed_the_ladder_is_no_row_but_a_reason() -> None:
         (0, "int8"),
         (1, "fp32"),
     ]
-    assert "- dense level 1 int8: cosine 0.1 < 0.97" in summary_markdown(kept, {"dense": found})
+    assert "- int8, dense level 1: cosine 0.1 < 0.97" in summary_markdown(kept, {"dense": found})
 
 
 def test_the_tables_have_every_row_and_every_reason_once() -> None:
     text = summary_markdown(rows(), {"dense": metrics()})
-    depth, precision = (part.splitlines() for part in text.split("## Precision"))
+    depth, rest = text.split("## Precision")
+    depth, precision, engines = (
+        part.splitlines() for part in (depth, *rest.split("## Engines of the chosen levels"))
+    )
     assert "| dense | **1** | a | linear | 89.50 | 90.10 | 89.00 | 1 | 2.00 | 9 | 1.00 |" in depth
-    assert "| dense | **1** | 89.00 | 88.50 | 1.00 | 1.00 | 10 | 10 |" in precision
-    for part in (depth, precision):
+    assert "| dense | **1** | 89.00 | 88.50 | 1.00 | 1.00 | 9 | 9 |" in precision
+    assert "| dense | 1 | int8 | tensorrt_rtx | 10 | float16 4, float32 0 |" in engines
+    for part in (depth, precision, engines):
         table = [line for line in part if line.startswith("|")]
-        assert len(table) == 4
+        assert len(table) == (6 if part is engines else 4)
         assert len({line.count("|") for line in table}) == 1
     assert "batch 8, 2 threads" in text
     assert "on A CPU; onnxruntime 1.2." in text
