@@ -13,6 +13,7 @@ from tiny_onnx import some_images, write_network
 
 from models.errors import ArtifactError
 from models.zoo import create
+from pipeline.emulation import emulated
 from pipeline.engines import BACKENDS
 from pipeline.engines.onnxruntime import runner
 from pipeline.export import export_onnx
@@ -62,6 +63,24 @@ def test_everything_is_half_but_input_and_output(precision: str, exported: Model
     kinds = {kind for found in operators_by_type(typed).values() for kind in found}
     assert kinds <= {TYPES[precision], "int64"}
     assert float32_operators(typed) == []
+
+
+def test_it_computes_what_the_converter_of_onnx_runtime_does(exported: ModelProto) -> None:
+    """That converter knows float16 alone and leaves its first cast at the end of the graph."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = ModelProto()
+    model.CopyFrom(exported)
+    theirs = convert_float_to_float16(model, keep_io_types=True)
+    in_order = sorted(theirs.graph.node, key=lambda node: node.name != "graph_input_cast0")
+    del theirs.graph.node[:]
+    theirs.graph.node.extend(in_order)
+    images = np.random.default_rng(0).normal(size=(4, 3, 32, 32)).astype(np.float32)
+    expected, got = (
+        runner(emulated(typed).SerializeToString())(images)
+        for typed in (theirs, to_half(exported, "fp16"))
+    )
+    np.testing.assert_array_equal(got, expected)
 
 
 @pytest.mark.parametrize("precision", TYPES)
