@@ -14,6 +14,12 @@ from pipeline.graph_types import HALF, element_types
 
 EMULATED = "half precision emulated: computed in float32, rounded after every operator"
 
+# Their results are among the values they read, which are rounded already.
+EXACT = {
+    *("Clip", "Concat", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Relu"),
+    *("Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze", "Where"),
+}
+
 
 def emulated(model: ModelProto) -> ModelProto:
     """Return a float32 graph that computes what a half-precision graph computes on a GPU.
@@ -57,7 +63,7 @@ def _rounded(node: NodeProto, half: dict[str, int]) -> list[NodeProto]:
             attribute.i = TensorProto.FLOAT
     casts = []
     for index, name in enumerate(node.output):
-        if name in half:
+        if name in half and node.op_type not in EXACT:
             exact, narrow = f"{name}/exact", f"{name}/half"
             widened.output[index] = exact
             casts.append(helper.make_node("Cast", [exact], [narrow], to=half[name]))

@@ -1,58 +1,50 @@
 """Type a float32 ONNX graph in float16 or bfloat16.
 
-ONNX Runtime's converter decides where casts go, for both types; for bfloat16 its result is retyped
-and the weights are rounded anew from float32 (docs/decisions/0007-typed-graphs.md).
+Every operator computes in half precision where its definition allows, unless it is kept; casts
+stand only where the type changes. Why this is not a library's: docs/decisions/0007-typed-graphs.md.
 """
 
-from collections.abc import Collection, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir
 from numpy.typing import NDArray
-from onnx import AttributeProto, ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.helper import tensor_dtype_to_np_dtype
 
+from models.errors import ArtifactError
 from pipeline.conversion import explained
 from pipeline.graph_types import CONVERSIONS, HALF, element_types
 
 BFLOAT16_OPSET = 22  # the first in which convolutions and pooling take bfloat16
-LARGEST_BFLOAT16 = float.fromhex("0x1.fep127")
+LARGEST: dict[int, float] = {  # finite values
+    TensorProto.FLOAT16: 65504.0,
+    TensorProto.BFLOAT16: float.fromhex("0x1.fep127"),
+}
+FLOAT: int = TensorProto.FLOAT
 
 
 def to_half(model: ModelProto, precision: str, keep: Collection[str] = ()) -> ModelProto:
     """Return the graph in half precision; its inputs and outputs stay float32.
 
-    Finite weights too large for float16 become its largest value, not infinity.
+    Finite weights beyond the range of the type become its largest value, not infinity.
 
     Args:
-        model: a float32 graph; left as it is.
+        model: a float32 graph, its nodes in an order in which they can run; left as it is.
         precision: ``fp16`` or ``bf16``.
         keep: names of nodes that go on computing in float32.
 
     Raises:
-        ArtifactError: the converter cannot type the graph.
+        ArtifactError: the graph is not valid, or an operator holds a graph of its own (If, Loop).
     """
-    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
-
-    data_type = HALF[precision]
-    source = model if precision == "fp16" else _at_opset(model, BFLOAT16_OPSET)
-    unsupported = sorted(_kinds_without(source, data_type))
-    working = ModelProto()
-    working.CopyFrom(source)
-    # What is recorded of weights would make the converter take all of them for half precision.
-    _forget(working, {tensor.name for tensor in working.graph.initializer})
+    for node in model.graph.node:
+        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+            raise ArtifactError(f"{node.op_type} {node.name!r} holds a graph: it has no other type")
     with explained(f"the graph cannot be typed in {precision}"):
-        typed = convert_float_to_float16(
-            working,
-            keep_io_types=True,
-            op_block_list=[*DEFAULT_OP_BLOCK_LIST, *unsupported],
-            node_block_list=sorted(keep),
-        )
-        typed = _sorted(typed)
-        _remove_round_trips(typed)
-        if precision == "bf16":
-            _retype(typed, source)
+        source = model if precision == "fp16" else _at_opset(model, BFLOAT16_OPSET)
+        typed = _Typing(source, HALF[precision], keep).result()
         onnx.checker.check_model(typed, full_check=True)
     return typed
 
@@ -63,10 +55,118 @@ def float32_operators(model: ModelProto) -> list[tuple[str, str]]:
     return [
         (node.name, node.op_type)
         for node in model.graph.node
-        if node.op_type not in CONVERSIONS
-        and node.input
-        and types.get(node.input[0]) == TensorProto.FLOAT
+        if node.op_type not in CONVERSIONS and node.input and types.get(node.input[0]) == FLOAT
     ]
+
+
+class _Typing:
+    """Rewrites a graph node by node, and knows in which type each tensor is to be had."""
+
+    def __init__(self, source: ModelProto, half: int, keep: Collection[str]) -> None:
+        self._source = source
+        self._half = half
+        self._keep = set(keep)
+        self._opset = {item.domain: item.version for item in source.opset_import}
+        self._floats = {name for name, kind in element_types(source).items() if kind == FLOAT}
+        self._weights = {t.name: t for t in source.graph.initializer if t.data_type == FLOAT}
+        self._outputs = {value.name for value in source.graph.output}
+        self._nodes: list[NodeProto] = []
+        self._made = dict.fromkeys((value.name for value in source.graph.input), FLOAT)
+        self._names: dict[tuple[str, int], str] = {}  # of a tensor in a type that is not its own
+        self._read: defaultdict[str, set[int]] = defaultdict(set)  # types a weight is read in
+
+    def result(self) -> ModelProto:
+        """Return the typed graph."""
+        for node in self._source.graph.node:
+            self._add(node)
+        typed = ModelProto()
+        typed.CopyFrom(self._source)
+        graph = typed.graph
+        for items in (graph.node, graph.initializer, graph.value_info):
+            del items[:]
+        graph.node.extend(self._nodes)
+        for tensor in self._source.graph.initializer:
+            graph.initializer.extend(self._in_types_read(tensor))
+        for value in self._source.graph.value_info:
+            if value.name in self._made:
+                graph.value_info.add().CopyFrom(value)
+                graph.value_info[-1].type.tensor_type.elem_type = self._made[value.name]
+            elif value.name not in self._weights:
+                graph.value_info.add().CopyFrom(value)
+        return typed
+
+    def _add(self, node: NodeProto) -> None:
+        """Append a node in its type, after the casts of what it reads."""
+        reads, makes = self._types_of(node)
+        added = NodeProto()
+        added.CopyFrom(node)
+        for index, (name, kind) in enumerate(zip(node.input, reads, strict=True)):
+            if name in self._floats:
+                added.input[index] = self._in_type(name, kind)
+        self._nodes.append(added)
+        for index, (name, kind) in enumerate(zip(node.output, makes, strict=True)):
+            if name in self._floats:
+                self._made[name] = kind
+                if name in self._outputs and kind != FLOAT:
+                    added.output[index] = self._names[name, kind] = self._renamed(name, kind)
+                    self._nodes.append(_cast(added.output[index], name, FLOAT))
+                    self._made[name] = FLOAT
+
+    def _types_of(self, node: NodeProto) -> tuple[list[int], list[int]]:
+        """Return the types in which a node is to read and make its float32 tensors."""
+        schema = onnx.defs.get_schema(node.op_type, self._opset[node.domain], node.domain)
+        reads = [self._allowed(schema.inputs, index) for index in range(len(node.input))]
+        makes = [self._allowed(schema.outputs, index) for index in range(len(node.output))]
+        first = [kind for name, kind in zip(node.input, reads, strict=True) if name in self._floats]
+        floats = [
+            kind for name, kind in zip(node.output, makes, strict=True) if name in self._floats
+        ]
+        # What reads no float32 makes it, such as a cast from integers or a constant.
+        stays = node.name in self._keep or node.op_type in CONVERSIONS or FLOAT in first[:1]
+        if stays or not first or FLOAT in floats[:1]:
+            return [FLOAT] * len(reads), [FLOAT] * len(makes)
+        return reads, makes
+
+    def _allowed(self, formals: Sequence[Any], index: int) -> int:
+        """Return half precision where an operator's definition allows it, else float32."""
+        formal = formals[min(index, len(formals) - 1)]  # the last may stand for many
+        name = tensor_dtype_to_np_dtype(self._half).name
+        return self._half if f"tensor({name})" in formal.types else FLOAT
+
+    def _in_type(self, name: str, kind: int) -> str:
+        """Return the name of a tensor in a type; cast it there where nobody has."""
+        if name in self._weights:
+            self._read[name].add(kind)
+            return name if kind == FLOAT else self._renamed(name, kind)
+        if self._made[name] == kind:
+            return name
+        if (name, kind) not in self._names:
+            self._names[name, kind] = self._renamed(name, kind)
+            self._nodes.append(_cast(name, self._names[name, kind], kind))
+        return self._names[name, kind]
+
+    def _in_types_read(self, tensor: TensorProto) -> list[TensorProto]:
+        """Return a weight in each type in which it is read, other constants as they are."""
+        if tensor.name not in self._weights:
+            return [tensor]
+        values = numpy_helper.to_array(tensor)
+        return [
+            tensor if kind == FLOAT else _rounded(values, kind, self._renamed(tensor.name, kind))
+            for kind in sorted(self._read[tensor.name])
+        ]
+
+    def _renamed(self, name: str, kind: int) -> str:
+        return f"{name}/{tensor_dtype_to_np_dtype(kind).name}"
+
+
+def _cast(source: str, target: str, kind: int) -> NodeProto:
+    return helper.make_node("Cast", [source], [target], name=f"cast {target}", to=kind)
+
+
+def _rounded(values: NDArray[np.float32], kind: int, name: str) -> TensorProto:
+    """Round to half precision; finite values stay finite."""
+    within = np.where(np.isinf(values), values, values.clip(-LARGEST[kind], LARGEST[kind]))
+    return numpy_helper.from_array(within.astype(tensor_dtype_to_np_dtype(kind)), name)
 
 
 def _at_opset(model: ModelProto, version: int) -> ModelProto:
@@ -76,106 +176,3 @@ def _at_opset(model: ModelProto, version: int) -> ModelProto:
     for node in converted.graph.node:
         node.metadata_props.extend(metadata.get(node.name, []))
     return converted
-
-
-def _kinds_without(model: ModelProto, data_type: int) -> set[str]:
-    """Return the kinds of operators that by definition compute in float32 but not in `data_type`.
-
-    Their first input and their outputs tell; what else must be float32, such as the scales of
-    Resize, the converter knows.
-    """
-    opset = {item.domain: item.version for item in model.opset_import}
-    wanted = f"tensor({tensor_dtype_to_np_dtype(data_type).name})"
-    found = set()
-    for node in model.graph.node:
-        schema = onnx.defs.get_schema(node.op_type, opset[node.domain], node.domain)
-        formals = [*schema.inputs[:1], *schema.outputs[: len(node.output)]]
-        if any("tensor(float)" in f.types and wanted not in f.types for f in formals):
-            found.add(node.op_type)
-    return found
-
-
-def _sorted(model: ModelProto) -> ModelProto:
-    """Return the model with its nodes in an order in which they can run."""
-    ir = onnx_ir.from_proto(model)
-    ir.graph.sort()
-    ordered: ModelProto = onnx_ir.to_proto(ir)
-    return ordered
-
-
-def _remove_round_trips(model: ModelProto) -> None:
-    """Let float32 operators of a float16 graph hand float32 to each other, in place.
-
-    The converter casts to float16 and back between them, also next to the input and the output.
-    """
-    graph, types = model.graph, element_types(model)
-    casts = [node for node in graph.node if node.op_type == "Cast"]
-    down = {
-        cast.output[0]: cast.input[0]
-        for cast in casts
-        if types.get(cast.output[0]) == TensorProto.FLOAT16
-        and types.get(cast.input[0]) == TensorProto.FLOAT
-    }
-    up = {cast.output[0]: down[cast.input[0]] for cast in casts if cast.input[0] in down}
-    outputs = {value.name for value in graph.output}
-    made = {name for node in graph.node for name in node.output}
-    renamed = {source: end for end, source in up.items() if end in outputs and source in made}
-    renamed |= {
-        end: renamed.get(source, source) for end, source in up.items() if end not in outputs
-    }
-    _drop(model, [end for end, source in up.items() if end not in outputs or source in made])
-    _rename(model, renamed)
-    read = {name for node in graph.node for name in node.input} | outputs
-    unread = {
-        name: renamed.get(source, source) for name, source in down.items() if name not in read
-    }
-    _drop(model, unread)
-    _rename(model, {s: name for name, s in unread.items() if s in made and s not in outputs})
-
-
-def _drop(model: ModelProto, names: Collection[str]) -> None:
-    """Remove the operators that make these tensors."""
-    kept = [node for node in model.graph.node if not set(names) & set(node.output)]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
-
-
-def _rename(model: ModelProto, names: Mapping[str, str]) -> None:
-    """Give tensors other names, {old: new}; what was recorded of either is forgotten."""
-    for node in model.graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
-    _forget(model, {*names, *names.values()})
-
-
-def _forget(model: ModelProto, names: Collection[str]) -> None:
-    """Remove what is recorded of the types and shapes of these tensors."""
-    kept = [value for value in model.graph.value_info if value.name not in names]
-    del model.graph.value_info[:]
-    model.graph.value_info.extend(kept)
-
-
-def _retype(typed: ModelProto, source: ModelProto) -> None:
-    """Make every float16 in a graph bfloat16, in place; weights are those of `source`, rounded."""
-    half, new = TensorProto.FLOAT16, TensorProto.BFLOAT16
-    weights = {tensor.name: tensor for tensor in source.graph.initializer}
-    for tensor in typed.graph.initializer:
-        if tensor.data_type == half:
-            tensor.CopyFrom(_bfloat16(numpy_helper.to_array(weights[tensor.name]), tensor.name))
-    for value in typed.graph.value_info:
-        if value.type.tensor_type.elem_type == half:
-            value.type.tensor_type.elem_type = new
-    for node in typed.graph.node:
-        for attribute in node.attribute:
-            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == half:
-                attribute.i = new
-            if attribute.type == AttributeProto.TENSOR and attribute.t.data_type == half:
-                values = numpy_helper.to_array(attribute.t).astype(np.float32)
-                attribute.t.CopyFrom(_bfloat16(values, attribute.t.name))
-
-
-def _bfloat16(values: NDArray[np.float32], name: str) -> TensorProto:
-    """Round to bfloat16; finite values stay finite."""
-    finite = np.where(np.isinf(values), values, values.clip(-LARGEST_BFLOAT16, LARGEST_BFLOAT16))
-    rounded = finite.astype(tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))
-    return numpy_helper.from_array(rounded, name)

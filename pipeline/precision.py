@@ -26,7 +26,7 @@ from pipeline.graph_types import CONVERSIONS, operators_by_type, weight_bytes
 from pipeline.half_precision import float32_operators, to_half
 from pipeline.onnx_graph import load_onnx, read_boundaries
 from pipeline.parity import Parity, compare
-from pipeline.quantize import SCHEMES, Quantiser, quantisable
+from pipeline.quantize import SCHEMES, Quantiser, Scheme, quantisable
 from pipeline.sensitivity import Convert, Found, convert_within
 from pipeline.tolerances import TOLERANCES
 
@@ -53,6 +53,10 @@ class Typed:
     kept: list[dict[str, str]]  # {"name", "op_type"} of operators that stay in float32
 
 
+# The graph for all backends under None, and those for single ones or why there is none.
+Made = dict[str | None, Typed | str]
+
+
 def open_level(source: Path, images: Images) -> Level:
     """Load a level's graph and compute its logits.
 
@@ -68,7 +72,7 @@ def open_level(source: Path, images: Images) -> Level:
         raise ArtifactError(f"{source} has {size}; ONNX files in one piece end at 2 GiB")
     model = load_onnx(source)
     read_boundaries(model)
-    if other := weight_bytes(model).keys() - {"float32", "int64", "int32", "bool"}:
+    if other := weight_bytes(model).keys() & {"float16", "bfloat16", "int8"}:
         raise ArtifactError(f"{source} holds {', '.join(sorted(other))}; float32 is needed")
     return Level(source, model, images, _logits(model, images))
 
@@ -93,41 +97,44 @@ def typed_graphs(level: Level, folder: Path, precisions: Sequence[str]) -> dict[
         except ShoalError as e:
             failed[precision] = str(e)
             continue
-        described = {
-            backend: _write(
-                typed, level.source, folder, f"{precision}-{backend}" if backend else precision
-            )
-            for backend, typed in made.items()
-        }
+        described = _written(precision, made, level.source, folder)
         seconds = round(time.perf_counter() - start, 3)
-        graphs[precision] = _joined(described) | {"seconds": seconds}
+        graphs[precision] = described | {"seconds": seconds}
     return {"graphs": graphs, "failed": failed}
 
 
-def _same(_precision: str, _level: Level) -> dict[str | None, Typed]:
+def _same(_precision: str, _level: Level) -> Made:
     return {None: Typed(None, [])}
 
 
-def _half(precision: str, level: Level) -> dict[str | None, Typed]:
+def _half(precision: str, level: Level) -> Made:
     nodes = [node.name for node in level.model.graph.node if node.op_type not in CONVERSIONS]
     found = _within_tolerance(precision, level, nodes, partial(to_half, level.model, precision))
     kept = [{"name": name, "op_type": kind} for name, kind in float32_operators(found.model)]
     return {None: Typed(found, kept)}
 
 
-def _int8(precision: str, level: Level) -> dict[str | None, Typed]:
-    made: dict[str | None, Typed] = {}
+def _int8(precision: str, level: Level) -> Made:
+    made: Made = {}
     with Quantiser(level.model, level.images) as quantiser:
         for backend, scheme in SCHEMES.items():
-            kinds = {node.name: node.op_type for node in quantisable(level.model, scheme)}
-            convert = partial(quantiser.quantise, scheme)
-            found = _within_tolerance(precision, level, list(kinds), convert)
-            kept = [{"name": name, "op_type": kinds[name]} for name in found.kept]
-            made[backend] = Typed(found, kept)
+            try:
+                made[backend] = _quantised(precision, level, quantiser, scheme)
+            except ShoalError as e:
+                if backend is None:
+                    raise
+                made[backend] = str(e)
     return made
 
 
-MAKERS: dict[str, Callable[[str, Level], dict[str | None, Typed]]] = {
+def _quantised(precision: str, level: Level, quantiser: Quantiser, scheme: Scheme) -> Typed:
+    kinds = {node.name: node.op_type for node in quantisable(level.model, scheme)}
+    convert = partial(quantiser.quantise, scheme)
+    found = _within_tolerance(precision, level, list(kinds), convert)
+    return Typed(found, [{"name": name, "op_type": kinds[name]} for name in found.kept])
+
+
+MAKERS: dict[str, Callable[[str, Level], Made]] = {
     "fp32": _same,
     "fp16": _half,
     "bf16": _half,
@@ -169,6 +176,27 @@ def _logits(model: ModelProto, images: Images) -> Logits:
     return np.concatenate([run(images[start : start + BATCH]) for start in starts])
 
 
+def _written(precision: str, made: Made, source: Path, folder: Path) -> dict[str, Any]:
+    """Write the graphs of a precision and return what the metrics say of them.
+
+    Backends with a graph of their own stand under ``files`` and ``by_backend``; those for which
+    there should be one, but is none, under ``files_failed`` with the reason.
+    """
+    facts: dict[str, Any] = {}
+    own: dict[str, dict[str, Any]] = {}
+    reasons: dict[str, str] = {}
+    for backend, typed in made.items():
+        if isinstance(typed, str):
+            reasons[str(backend)] = typed
+        elif backend is None:
+            facts = _write(typed, source, folder, precision)
+        else:
+            own[backend] = _write(typed, source, folder, f"{precision}-{backend}")
+    if own:
+        facts |= {"files": {name: graph["file"] for name, graph in own.items()}, "by_backend": own}
+    return facts | ({"files_failed": reasons} if reasons else {})
+
+
 def _write(typed: Typed, source: Path, folder: Path, place: str) -> dict[str, Any]:
     """Write a graph to ``folder/place`` and return what the metrics say of it."""
     file = Path(place, source.name)
@@ -178,24 +206,12 @@ def _write(typed: Typed, source: Path, folder: Path, place: str) -> dict[str, An
         else:
             onnx.save(typed.found.model, temporary)
         model = load_onnx(temporary)
+    parity = typed.found.parity if typed.found else None
     return {
         "file": file.as_posix(),
         "bytes": (folder / file).stat().st_size,
         "weight_bytes": weight_bytes(model),
         "operators": operators_by_type(model),
         "kept_fp32": typed.kept,
-        "calibration_parity": _parity(typed.found),
+        "calibration_parity": asdict(parity) if parity else None,
     }
-
-
-def _parity(found: Found | None) -> dict[str, float] | None:
-    return asdict(found.parity) if found and found.parity else None
-
-
-def _joined(described: dict[str | None, dict[str, Any]]) -> dict[str, Any]:
-    """Return the graph for all backends, with those for single ones under ``files``."""
-    own = {backend: facts for backend, facts in described.items() if backend}
-    if not own:
-        return described[None]
-    files = {backend: facts["file"] for backend, facts in own.items()}
-    return described[None] | {"files": files, "by_backend": own}

@@ -13,6 +13,7 @@ from tiny_onnx import some_images, write_network
 
 from models.errors import ArtifactError
 from models.zoo import create
+from pipeline.emulation import emulated
 from pipeline.engines import BACKENDS
 from pipeline.engines.onnxruntime import runner
 from pipeline.export import export_onnx
@@ -64,6 +65,24 @@ def test_everything_is_half_but_input_and_output(precision: str, exported: Model
     assert float32_operators(typed) == []
 
 
+def test_it_computes_what_the_converter_of_onnx_runtime_does(exported: ModelProto) -> None:
+    """That converter knows float16 alone and leaves its first cast at the end of the graph."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = ModelProto()
+    model.CopyFrom(exported)
+    theirs = convert_float_to_float16(model, keep_io_types=True)
+    in_order = sorted(theirs.graph.node, key=lambda node: node.name != "graph_input_cast0")
+    del theirs.graph.node[:]
+    theirs.graph.node.extend(in_order)
+    images = np.random.default_rng(0).normal(size=(4, 3, 32, 32)).astype(np.float32)
+    expected, got = (
+        runner(emulated(typed).SerializeToString())(images)
+        for typed in (theirs, to_half(exported, "fp16"))
+    )
+    np.testing.assert_array_equal(got, expected)
+
+
 @pytest.mark.parametrize("precision", TYPES)
 def test_blocks_and_module_paths_survive(precision: str, exported: ModelProto) -> None:
     typed = to_half(exported, precision)
@@ -90,7 +109,8 @@ def test_the_original_is_untouched_and_the_same_graph_comes_twice(
 def test_bfloat16_weights_are_the_float32_ones_rounded_once(tiny: ModelProto) -> None:
     weights = {t.name: numpy_helper.to_array(t) for t in tiny.graph.initializer}
     for tensor in to_half(tiny, "bf16").graph.initializer:
-        expected = torch.from_numpy(weights[tensor.name].copy()).bfloat16().float().numpy()
+        weight = torch.from_numpy(weights[tensor.name.removesuffix("/bfloat16")].copy())
+        expected = weight.bfloat16().float().numpy()
         np.testing.assert_array_equal(numpy_helper.to_array(tensor).astype(np.float32), expected)
 
 
@@ -100,9 +120,7 @@ def test_kept_operators_compute_in_float32_on_float32_weights(
 ) -> None:
     typed = to_half(_named(tiny), precision, keep=["Conv_0", "Gemm_6"])
     assert float32_operators(typed) == [("Conv_0", "Conv"), ("Gemm_6", "Gemm")]
-    weights = {t.name: t.data_type for t in typed.graph.initializer}
-    assert weights["w0"] == weights["w2"] == TensorProto.FLOAT
-    assert weights["w1"] != TensorProto.FLOAT
+    assert {t.name for t in typed.graph.initializer} == {"w0", f"w1/{TYPES[precision]}", "w2"}
 
 
 @pytest.mark.parametrize("precision", TYPES)
@@ -158,10 +176,45 @@ def test_any_operator_of_a_transformer_can_be_kept(precision: str, exported: Mod
     for some in (names[: len(names) // 2], names[::2], names[1::3]):
         typed = to_half(exported, precision, some)
         assert {name for name, _ in float32_operators(typed)} <= set(some)
-        others = {t for node in exported.graph.node if node.name not in some for t in node.input}
-        weights = {t.name: t.data_type for t in typed.graph.initializer if t.name not in others}
+        read = {t for node in exported.graph.node if node.name not in some for t in node.input}
+        weights = {t.name: t.data_type for t in exported.graph.initializer if t.name not in read}
+        types = {t.name: t.data_type for t in typed.graph.initializer}
         assert weights
-        assert set(weights.values()) <= {TensorProto.FLOAT, TensorProto.INT64}
+        assert weights.items() <= types.items()  # nobody else reads them: as they were
+
+
+def test_a_weight_read_in_both_types_is_there_twice() -> None:
+    """It is rounded for the operator in half precision, and exact for the other."""
+    nodes = [
+        helper.make_node("Add", ["images", "w"], ["sum"], name="kept"),
+        helper.make_node("Mul", ["sum", "w"], ["logits"], name="half"),
+    ]
+    weight = np.array([1.0001, 2, 3, 4], np.float32)
+    tensors = to_half(network(nodes, {"w": weight}), "fp16", ["kept"]).graph.initializer
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in tensors}
+    np.testing.assert_array_equal(values["w"], weight)
+    np.testing.assert_array_equal(values["w/float16"], weight.astype(np.float16))
+
+
+def test_what_makes_float32_from_integers_stays() -> None:
+    """Indices above 2048 are not exact in float16."""
+    nodes = [
+        helper.make_node("Shape", ["images"], ["shape"], name="shape"),
+        helper.make_node("Cast", ["shape"], ["sizes"], name="cast", to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["sizes"], ["total"], name="total", keepdims=0),
+        helper.make_node("Add", ["images", "total"], ["logits"], name="add"),
+    ]
+    typed = to_half(network(nodes, {}), "fp16")
+    types = element_types(typed)
+    assert types["sizes"] == TensorProto.FLOAT
+    assert operators_by_type(typed)["Add"] == {"float16": 1}
+
+
+def test_a_graph_inside_an_operator_is_refused() -> None:
+    inner = helper.make_graph([], "branch", [], [])
+    node = helper.make_node("If", ["yes"], ["logits"], "choice", then_branch=inner)
+    with pytest.raises(ArtifactError, match="If 'choice' holds a graph"):
+        to_half(network([node], {}), "fp16")
 
 
 def _named(model: ModelProto) -> ModelProto:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from pipeline.evaluate import accuracy_pct
 from pipeline.export import export_onnx
 from pipeline.onnx_graph import load_onnx
 from pipeline.precision import Level, open_level, typed_graphs
+from pipeline.quantize import ONNXRUNTIME
 from pipeline.tolerances import Tolerance
 
 ALL = ["fp32", "fp16", "bf16", "int8"]
@@ -147,6 +149,19 @@ def test_a_precision_beyond_its_tolerance_fails_and_the_others_go_on(
     assert "level_0.onnx in bf16 with" in made["failed"]["bf16"]
     assert "kept in float32, on 200 calibration images: max_rel" in made["failed"]["bf16"]
     assert not (tmp_path / "bf16").exists()
+
+
+def test_a_backend_without_a_graph_of_its_own_takes_the_one_for_all(
+    level: Level, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = replace(ONNXRUNTIME, kinds=("ConvTranspose",))
+    monkeypatch.setitem(precision.SCHEMES, "onnxruntime", nothing)
+    made = typed_graphs(level, tmp_path, ["int8"])
+    assert made["failed"] == {}
+    graph = made["graphs"]["int8"]
+    assert "files" not in graph
+    reason = "the graph has none of ConvTranspose to quantise"
+    assert graph["files_failed"] == {"onnxruntime": reason}
 
 
 def test_operators_that_stay_in_float32_are_listed(
