@@ -88,7 +88,9 @@ class Strategy(Section):
     """Whether and when blocks go while the network trains (see `pipeline.strategies`)."""
 
     name: Literal["penalty", "progressive", "anneal", "remove_first", "shallow"] = "penalty"
-    remove: Literal["all"] | Annotated[int, Field(ge=1)] | list[str] = "all"
+    remove: (
+        Literal["all"] | Annotated[int, Field(ge=1)] | Annotated[list[str], Field(min_length=1)]
+    ) = "all"
     order: Literal["block_influence", "msw", "deepest_first", "random"] = "block_influence"
     until: float | None = Field(default=None, ge=0, lt=1)
 

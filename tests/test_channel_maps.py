@@ -102,6 +102,24 @@ def test_maps_right_behind_a_convolution_become_part_of_it(tmp_path: Path) -> No
         np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
+def test_a_map_stays_where_the_block_that_it_reads_goes_later(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    convolutions = nn.Sequential(*(nn.Conv2d(c, 4, 3, padding=1) for c in (3, 4, 4, 4)))
+    head = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(256, 3))
+    model = nn.Sequential(convolutions, head).eval()  # its blocks end in what a map can be part of
+    images = torch.randn(4, 3, 8, 8)
+    export_onnx(model, images, tmp_path / "model.onnx")
+    stand_ins = fit(model, ["0.2"], "linear", [images])
+    maps = {name: as_map(stand_in) for name, stand_in in stand_ins.items()}
+    collapse_onnx(tmp_path / "model.onnx", tmp_path / "once.onnx", ["0.2"], maps)
+    collapse_onnx(tmp_path / "once.onnx", tmp_path / "twice.onnx", ["0.1"])
+    for name, removed in (("once", ["0.2"]), ("twice", ["0.1", "0.2"])):
+        with torch.no_grad():
+            expected = bypass(model, removed, stand_ins)(images).numpy()
+        logits = runner(tmp_path / f"{name}.onnx")(images.numpy())
+        np.testing.assert_allclose(logits, expected, atol=1e-5, err_msg=name)
+
+
 def test_neighbouring_maps_become_one(tmp_path: Path) -> None:
     model = create("resnet18_cifar", 10, width=8).eval()
     images = torch.randn(4, 3, 32, 32)
