@@ -43,7 +43,6 @@ def project(tmp_path_factory, prepared) -> Path:
         for stage, content in (("plan", planned), ("build", built), ("verify", proven)):
             (root / "metrics" / stage).mkdir(parents=True, exist_ok=True)
             (root / "metrics" / stage / f"{variant}.json").write_text(json.dumps(content))
-    assert run_stage("probe", cwd=root).returncode == 0
     return root
 
 
