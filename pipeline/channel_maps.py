@@ -45,7 +45,7 @@ def place(graph: gs.Graph, name: str, source: gs.Tensor, channel_map: Map) -> gs
     return made
 
 
-def settle(graph: gs.Graph, ends: Collection[str] = ()) -> dict[str, str]:
+def settle(graph: gs.Graph, ends: Collection[str]) -> dict[str, str]:
     """Merge the placed maps into what they read where that is free; spell out the others.
 
     Args:
