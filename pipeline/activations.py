@@ -31,11 +31,12 @@ class BlockStatistics:
 def block_features(model: nn.Module, units: Iterable[Unit]) -> Iterator[Features]:
     """Yield a dict that holds, after each forward pass, every unit's compared input and output.
 
-    The tensors are the network's own, not copies, and carry its graph.
+    The tensors are the network's own, not copies, and carry its graph. Units that were taken out
+    of the network before the pass are not in it.
     """
     features: Features = {}
     entered: dict[str, Tensor] = {}
-    handles = []
+    handles = [model.register_forward_pre_hook(lambda *_: features.clear())]
     for unit in units:
 
         def enter(_: nn.Module, args: Any, kwargs: Any, name: str = unit.name) -> None:

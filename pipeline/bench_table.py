@@ -15,7 +15,7 @@ COLUMNS = (
     *("variant", "level", "removed", "chosen", "precision", "backend", "batch"),
     *("val_accuracy_pct", "test_accuracy_pct", "p50_ms", "p50_ci_low_ms", "p50_ci_high_ms"),
     *("p90_ms", "p99_ms", "images_per_s", "times_reference", "device_p50_ms", "settled"),
-    "not_timed",
+    *("energy_mj_per_image", "not_timed"),
 )
 
 
@@ -34,6 +34,7 @@ def as_csv(result: Row) -> str:
 def _flat(row: Row) -> dict[str, Any]:
     flat = {key: row[key] for key in COLUMNS if key in row}
     flat["removed"] = " ".join(row["removed"])
+    flat["energy_mj_per_image"] = _energy(row)
     if "p50_ci_ms" in row:
         flat["p50_ci_low_ms"], flat["p50_ci_high_ms"] = row["p50_ci_ms"]
     if "device_ms" in row:
@@ -47,6 +48,8 @@ def as_markdown(result: Row) -> str:
     sections += _section("## Verdicts", [_verdict(one) for one in _at_largest(result)])
     sections += _section("## Protocol", [*protocol_lines(result["protocol"]), _machine(result)])
     sections += _section("## Not timed", _missing(result["not_timed"]))
+    without = [f"{meter}: {reason}" for meter, reason in result["no_energy"].items()]
+    sections += _section("## Meters of energy that cannot be read", without)
     unsettled = [_engine(row) for row in result["rows"] if not row["settled"]]
     sections += _section("## Never settled in the warm-up", list(dict.fromkeys(unsettled)))
     if result["gate"]:
@@ -72,7 +75,7 @@ def _table(rows: Sequence[Row], reference: str) -> str:
     header = ["variant", "level", "precision", "backend", "removed", "val %", "test %"]
     header += [f"p50 ms, batch {size}" for size in sizes[:-1]]
     header += [f"p50 ms, {largest}", "95 %", "p90", "p99", "device p50"]
-    header += ["images/s", f"times {reference}"]
+    header += ["images/s", f"times {reference}", "mJ/image"]
     engines: dict[tuple[Any, ...], dict[int, Row]] = {}
     for row in rows:
         key = tuple(row[name] for name in ("variant", "level", "precision", "backend"))
@@ -100,7 +103,14 @@ def _cells(by_size: Mapping[int, Row], sizes: Sequence[int]) -> list[str]:
         f"{row['device_ms']['p50']:.2f}" if "device_ms" in row else "–",
         f"{row['images_per_s']:.0f}",
         f"{ratio:.2f}" if ratio else "–",
+        _energy(row) or "–",
     ]
+
+
+def _energy(row: Row) -> str:
+    """Return the energy of an image by what used it; empty where none was measured."""
+    used = row.get("energy_mj_per_image", {})
+    return ", ".join(f"{user} {mj:.3g}" for user, mj in used.items())
 
 
 def _at_largest(result: Row) -> list[Row]:

@@ -4,7 +4,7 @@ A map stands in the graph as one placeholder first. Where it alone reads another
 convolution, the two become one, which is free; what is left is spelt out in standard operators.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,17 +45,24 @@ def place(graph: gs.Graph, name: str, source: gs.Tensor, channel_map: Map) -> gs
     return made
 
 
-def settle(graph: gs.Graph) -> dict[str, str]:
+def settle(graph: gs.Graph, ends: Collection[str]) -> dict[str, str]:
     """Merge the placed maps into what they read where that is free; spell out the others.
 
-    Returns {tensor of a merged map: the tensor that holds its values now}.
+    Args:
+        graph: with placed maps.
+        ends: tensors in which blocks end. No map is merged into what makes them, for it must stay
+            where the block is removed later.
+
+    Returns:
+        {tensor of a merged map: the tensor that holds its values now}.
     """
     graph.toposort()
     moved: dict[str, str] = {}
     for node in [node for node in graph.nodes if node.op == PLACEHOLDER]:
         (source,), (made,) = node.inputs, node.outputs
         alone = len(source.outputs) == 1 and not any(source is out for out in graph.outputs)
-        if source.inputs and alone and _merged(source.inputs[0], node):
+        free = alone and source.name not in ends
+        if source.inputs and free and _merged(source.inputs[0], node):
             for reader in list(made.outputs):
                 reader.inputs = [source if tensor is made else tensor for tensor in reader.inputs]
             moved[made.name] = source.name
@@ -103,17 +110,16 @@ def _spell_out(graph: gs.Graph, node: gs.Node) -> None:
     node.inputs.clear()
     node.outputs.clear()
     weight, axis = channel_map.weight, channel_map.axis
+    if weight is not None and weight.ndim == 2 and axis == 1 and ndim > 2:
+        kernel = gs.Constant(f"{name}.kernel", weight.reshape(*weight.shape, *[1] * (ndim - 2)))
+        inputs = [source, kernel, gs.Constant(f"{name}.bias", channel_map.bias)]
+        graph.nodes.append(gs.Node("Conv", f"{name}.conv", inputs=inputs, outputs=[made]))
+        return
     along = [1] * ndim
     along[axis] = -1
     bias = gs.Constant(f"{name}.bias", channel_map.bias.reshape(along))
     if weight is None:
         graph.nodes.append(gs.Node("Add", f"{name}.add", inputs=[source, bias], outputs=[made]))
-        return
-    if weight.ndim == 2 and axis == 1 and ndim > 2:
-        kernel = gs.Constant(f"{name}.kernel", weight.reshape(*weight.shape, *[1] * (ndim - 2)))
-        flat = gs.Constant(f"{name}.bias", channel_map.bias)
-        inputs = [source, kernel, flat]
-        graph.nodes.append(gs.Node("Conv", f"{name}.conv", inputs=inputs, outputs=[made]))
         return
     op, values = ("MatMul", weight.T) if weight.ndim == 2 else ("Mul", weight.reshape(along))
     factor = gs.Constant(f"{name}.factor", np.ascontiguousarray(values))

@@ -4,7 +4,7 @@ A block with one activation entering and one leaving, of the same shape, is bypa
 every consumer of the latter read the former, or a map of its channels that stands in for the block.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +54,8 @@ def collapse_onnx(
     boundaries = read_boundaries(model)
     chosen = [_removable(name, boundaries) for name in remove]
     kept = [b for name, b in boundaries.items() if name not in set(remove)]
-    collapsed, replaced = _bypass(model, chosen, stand_ins or {}) if chosen else (model, {})
+    ends = {end for boundary in kept for end in boundary.outputs}
+    collapsed, replaced = _bypass(model, chosen, stand_ins or {}, ends) if chosen else (model, {})
     record_boundaries(collapsed, [_moved(boundary, replaced) for boundary in kept])
     with replace_file(target) as temporary:
         onnx.save(collapsed, temporary)
@@ -86,11 +87,12 @@ def _moved(boundary: Boundary, replaced: Mapping[str, str]) -> Boundary:
 
 
 def _bypass(
-    model: ModelProto, chosen: Sequence[Boundary], stand_ins: Maps
+    model: ModelProto, chosen: Sequence[Boundary], stand_ins: Maps, ends: Collection[str]
 ) -> tuple[ModelProto, dict[str, str]]:
     """Rewire the graph around the chosen blocks and drop the nodes left without a consumer.
 
-    Returns the graph, and {a block's output: the tensor that is read instead}.
+    `ends` are the tensors in which kept blocks end. Returns the graph, and {a block's output: the
+    tensor that is read instead}.
     """
     graph = gs.import_onnx(model)
     tensors = graph.tensors()
@@ -105,7 +107,7 @@ def _bypass(
             for name, tensor in instead.items()
         } | {block.outputs[0]: entering}
     graph.cleanup()
-    moved = settle(graph)
+    moved = settle(graph, ends)
     collapsed: ModelProto = gs.export_onnx(graph, do_type_check=False)
     _restore_metadata(collapsed, model)
     return collapsed, {name: _followed(tensor.name, moved) for name, tensor in instead.items()}

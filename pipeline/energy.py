@@ -23,12 +23,17 @@ def energy_mj_per_image(
         meters: of `pipeline.meters.energy_meters`.
     """
     run()
-    stops = {name: start() for name, start in meters.items()}
-    calls = _run_for(run, SECONDS)
-    joules: dict[str, float] = {}
-    for stop in stops.values():
+    stops: list[Callable[[], dict[str, float]]] = []
+    for start in meters.values():
         with suppress(Unreadable):
-            joules |= stop()
+            stops.append(start())
+    joules: dict[str, float] = {}
+    try:
+        calls = _run_for(run, SECONDS)
+    finally:  # a meter may be a process
+        for stop in stops:
+            with suppress(Unreadable):
+                joules |= stop()
     return {user: round(1e3 * used / (calls * images), 4) for user, used in joules.items()}
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -16,44 +17,78 @@ mpl.use("Agg")
 
 COLORS = ["#1f5fa8", "#d1603d", "#3a8f5c", "#8059a8", "#b8912f", "#4aa3b5", "#b04a78", "#6b6b6b"]
 MARKERS = "osD^vPX*"
-LINES = {"fp32": "solid", "fp16": "dashed", "bf16": "dotted", "int8": "dashdot"}
 
 
 def accuracy_against_latency(rows: Sequence[Row], batch: int, path: Path) -> None:
-    """Plot test accuracy against p50 latency with the Pareto front, one panel a timed backend."""
+    """Plot test accuracy against p50 latency, a panel for each timed backend and precision.
+
+    The panels of a backend lie in a row, share their axes and all show the Pareto front of its
+    engines in whatever precision.
+    """
     backends = list(dict.fromkeys(name for row in rows for name in row["latency_ms"]))
-    panels = max(1, len(backends))
-    figure = Figure(figsize=(7 * panels, 4.4), layout="constrained")
-    all_axes = figure.subplots(1, panels, squeeze=False)[0]
-    for axes, backend in zip(all_axes[: len(backends)], backends, strict=True):
-        _latency_panel(axes, rows, backend, batch)
-    if not backends:
-        all_axes[0].set_title("no backend could be timed here")
+    timed = [row for row in rows if row["latency_ms"]]
+    precisions = list(dict.fromkeys(row["precision"] for row in timed))
+    down, across = max(1, len(backends)), max(1, len(precisions))
+    figure = Figure(figsize=(max(7, 3.2 * across), 0.9 + 3.2 * down), layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False, sharex="row", sharey=True)
+    for panels, backend in zip(grid, backends, strict=False):
+        front = pareto_front(rows, backend)
+        for axes, precision in zip(panels, precisions, strict=True):
+            _latency_panel(axes, rows, backend, precision, front)
+            axes.set_title(f"{precision}, {backend}")
+        panels[0].set_ylabel("test accuracy (%)")
+        for axes in panels:
+            axes.set_xlabel(f"p50 at batch {batch} (ms)")
+    figure.suptitle(
+        "Accuracy against latency (numbers: blocks removed; ringed: the chosen level)"
+        if backends
+        else "no backend could be timed here",
+        fontsize="medium",
+    )
+    _legend_below(figure)
     _write(figure, path)
 
 
-def _latency_panel(axes: Axes, rows: Sequence[Row], backend: str, batch: int) -> None:
-    front = pareto_front(rows, backend)
-    axes.step(
-        [row["latency_ms"][backend]["p50"] for row in front],
-        [row["test_accuracy_pct"] for row in front],
-        where="post",
-        color="#cccccc",
-        linewidth=6,
-        label="Pareto front",
-        zorder=1,
-    )
-    timed = [row for row in rows if backend in row["latency_ms"]]
-    for name, own, style in _by_variant(timed):
-        for precision in dict.fromkeys(row["precision"] for row in own):
-            drawn = [row for row in own if row["precision"] == precision]
-            x = [row["latency_ms"][backend]["p50"] for row in drawn]
-            y = [row["test_accuracy_pct"] for row in drawn]
-            line = {"linewidth": 0.8, "linestyle": LINES[precision], **style}
-            axes.plot(x, y, label=f"{name}, {precision}", **line)
-            _number(axes, x, y, drawn)
-    _finish(axes, f"p50 latency at batch {batch}, {backend} (ms)", "test accuracy (%)")
-    axes.set_title("Accuracy against latency (numbers: blocks removed)")
+def _latency_panel(
+    axes: Axes, rows: Sequence[Row], backend: str, precision: str, front: Sequence[Row]
+) -> None:
+    def point(row: Row) -> tuple[float, float]:
+        return row["latency_ms"][backend]["p50"], row["test_accuracy_pct"]
+
+    label = "Pareto front, all precisions"
+    x, y = zip(*map(point, front), strict=True)
+    axes.step(x, y, where="post", color="#cccccc", linewidth=5, label=label, zorder=1)
+    timed = [r for r in rows if r["precision"] == precision and backend in r["latency_ms"]]
+    if not timed:
+        axes.text(0.5, 0.5, "not timed", ha="center", transform=axes.transAxes)
+    for name, all_own, style in _by_variant(rows):
+        own = [row for row in all_own if row in timed]
+        if not own:
+            continue
+        axes.plot(*zip(*map(point, own), strict=True), label=name, linewidth=1, **style)
+        for row in own:
+            if row["chosen"]:
+                axes.plot(*point(row), "o", markersize=11, fillstyle="none", color=style["color"])
+            if row["chosen"] or row in (own[0], own[-1]):  # those between are easily counted
+                _number(axes, point(row), row["level"], style["color"])
+    axes.margins(x=0.1, y=0.1)
+    axes.grid(alpha=0.25)
+
+
+def _legend_below(figure: Figure) -> None:
+    """Explain each line once, however many panels it is in."""
+    entries: dict[str, Artist] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    if entries:
+        figure.legend(
+            entries.values(),
+            entries.keys(),
+            loc="outside lower center",
+            ncols=min(len(entries), 5),
+            frameon=False,
+        )
 
 
 def accuracy_against_removed(rows: Sequence[Row], path: Path) -> None:
@@ -77,14 +112,18 @@ def accuracy_against_removed(rows: Sequence[Row], path: Path) -> None:
 def distance_over_training(
     histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path
 ) -> None:
-    """Plot the max-sliced Wasserstein distance per block over the epochs, one panel a variant."""
+    """Plot the max-sliced Wasserstein distance per block over the epochs, one panel a variant.
+
+    The line of a block that leaves the network ends there.
+    """
     figure = Figure(figsize=(3.8 * len(histories), 3.9), layout="constrained")
     panels = figure.subplots(1, len(histories), sharey=True, squeeze=False)[0]
     for axes, (variant, epochs) in zip(panels, histories.items(), strict=True):
-        for index, block in enumerate(epochs[-1]["distances"]):
+        for index, block in enumerate(epochs[0]["distances"]):
+            there = [epoch for epoch in epochs if block in epoch["distances"]]
             axes.plot(
-                [epoch["epoch"] for epoch in epochs],
-                [epoch["distances"][block] for epoch in epochs],
+                [epoch["epoch"] for epoch in there],
+                [epoch["distances"][block] for epoch in there],
                 label=block,
                 color=COLORS[index % len(COLORS)],
                 marker=MARKERS[index % len(MARKERS)],
@@ -95,7 +134,7 @@ def distance_over_training(
         axes.set_yscale("log")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
-        if 0 < len(epochs[-1]["distances"]) <= 2 * len(COLORS):
+        if 0 < len(epochs[0]["distances"]) <= 2 * len(COLORS):
             axes.legend(fontsize=7, frameon=False)
     panels[0].set_ylabel("max-sliced Wasserstein distance")
     _write(figure, path)
@@ -125,11 +164,10 @@ def _finish(axes: Axes, x_label: str, y_label: str) -> None:
     axes.legend(frameon=False)
 
 
-def _number(axes: Axes, x: Sequence[float], y: Sequence[float], rows: Sequence[Row]) -> None:
-    for across, up, row in zip(x, y, rows, strict=True):
-        axes.annotate(
-            str(row["level"]), (across, up), (4, 4), textcoords="offset points", fontsize=8
-        )
+def _number(axes: Axes, point: tuple[float, float], number: int, color: str) -> None:
+    axes.annotate(
+        str(number), point, (0, 7), textcoords="offset points", ha="center", fontsize=8, color=color
+    )
 
 
 def _write(figure: Figure, path: Path) -> None:

@@ -3,11 +3,9 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from models.errors import ParamsError
-from pipeline.artifacts import read_json
 from pipeline.bootstrap import CONFIDENCE_PCT, RESAMPLES
 from pipeline.params import Benchmark
 
@@ -54,13 +52,9 @@ def protocol_lines(facts: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def machine(target: Path) -> dict[str, Any]:
-    """Return what `probe` wrote to `target`, with the versions of the backends alone.
-
-    Raises:
-        ArtifactError: the file is missing or damaged.
-    """
-    facts: dict[str, Any] = read_json(target)
+def machine(probed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `probe` found, with the versions of the backends alone."""
+    facts = dict(probed)
     backends = facts.pop("backends")
     versions = {name: found["version"] for name, found in backends.items() if "version" in found}
     return facts | {"versions": versions}

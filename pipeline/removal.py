@@ -115,7 +115,8 @@ def gated(model: nn.Module, names: Sequence[str], share: Callable[[], float]) ->
             entered[name] = args[0]
 
         def fade(_: nn.Module, __: object, output: Tensor) -> Tensor:
-            return torch.lerp(entered.pop(name), output, share())
+            # Under autocast the two may differ in type, as where a float32 scale ends a block.
+            return torch.lerp(entered.pop(name).to(output.dtype), output, share())
 
         paths = module_paths(name)
         yield model.get_submodule(paths[0]).register_forward_pre_hook(enter)

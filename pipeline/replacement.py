@@ -18,6 +18,7 @@ from models.surgery import bypass, module_paths
 
 StandIns = dict[str, ChannelMap]  # by the name of the block
 RIDGE = 1e-6  # added to the inputs' covariance, relative to its mean variance
+CONSTANT = 1e-10  # a variance this small, relative to the mean square, is rounding
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def bias(_: Moments) -> Weight:
 def affine(moments: Moments) -> Weight:
     """Fit a ⊙ x + b by least squares, channel by channel; a = 1 where x never varies."""
     variance = moments.xx.diagonal()
-    varies = variance > 0
+    varies = variance > CONSTANT * moments.mean_x.square()
     slopes = moments.xy.diagonal() / torch.where(varies, variance, 1)
     return torch.where(varies, slopes, 1)
 
@@ -51,8 +52,11 @@ def linear(moments: Moments) -> Weight:
 
     The pull decides only where the calibration images do not.
     """
-    ridge = RIDGE * moments.xx.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
-    pull = ridge * torch.eye(len(moments.xx), dtype=torch.float64, device=moments.xx.device)
+    variance = moments.xx.diagonal().mean()
+    ridge = (RIDGE * variance).maximum(CONSTANT * moments.mean_x.square().mean())
+    pull = ridge.clamp_min(torch.finfo(torch.float64).tiny) * torch.eye(
+        len(moments.xx), dtype=torch.float64, device=moments.xx.device
+    )
     solved: Tensor = torch.linalg.solve(moments.xx + pull, moments.xy + pull)
     return solved.t()
 

@@ -27,6 +27,7 @@ from pipeline.bench_table import as_csv, as_markdown
 from pipeline.data import validation_sample
 from pipeline.measurement import measure_engines
 from pipeline.params import load_params
+from pipeline.probe import probe
 from pipeline.protocol import machine
 from stages import run_stage
 
@@ -70,7 +71,7 @@ def _bench(arguments: argparse.Namespace) -> dict[str, Any]:
     floor = arguments.min_accuracy
     return {
         "reference": f"{found.first} level 0 fp32",
-        "target": machine(artifacts_dir("probe") / "target.json"),
+        "target": machine(probe()),  # the artifacts may be from another
         "protocol": measured.protocol,
         "conditions": measured.conditions,
         "rows": rows(measured, found),

@@ -27,7 +27,7 @@ def main(variant: str) -> None:
         images=validation_sample(artifacts_dir("prepare"), max(params.benchmark.batch_sizes)),
         params=params,
     )
-    target = machine(artifacts_dir("probe") / "target.json")
+    target = machine(read_json(artifacts_dir("probe") / "target.json"))
     write_json(metrics_path("benchmark", variant), {"variant": variant, "target": target, **timed})
     _print(variant, timed)
 

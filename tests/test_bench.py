@@ -14,7 +14,7 @@ from stage_process import run_stage
 from models.errors import ParamsError
 from pipeline.bench import gate, reference
 from pipeline.bench_entries import Entries, Wanted, entries, settled
-from pipeline.bench_table import gate_line
+from pipeline.bench_table import as_csv, as_markdown, gate_line
 from pipeline.params import load_params
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +43,6 @@ def project(tmp_path_factory, prepared) -> Path:
         for stage, content in (("plan", planned), ("build", built), ("verify", proven)):
             (root / "metrics" / stage).mkdir(parents=True, exist_ok=True)
             (root / "metrics" / stage / f"{variant}.json").write_text(json.dumps(content))
-    assert run_stage("probe", cwd=root).returncode == 0
     return root
 
 
@@ -131,6 +130,16 @@ def test_the_table_shows_accuracy_latency_protocol_and_machine(done, result):
     assert f"onnxruntime {result['target']['versions']['onnxruntime']}" in done.stdout
 
 
+def test_energy_is_in_the_table_or_the_reason_why_not(done, result):
+    for meter, reason in result["no_energy"].items():
+        assert f"- {meter}: {reason}" in done.stdout
+    used = {"energy_mj_per_image": {"package-0": 12.345, "gpu0": 0.5}}
+    measured = result | {"rows": [row | used for row in result["rows"]]}
+    assert "| package-0 12.3, gpu0 0.5 |" in as_markdown(measured)
+    lines = list(csv.DictReader(io.StringIO(as_csv(measured))))
+    assert lines[0]["energy_mj_per_image"] == "package-0 12.3, gpu0 0.5"
+
+
 def test_the_gate_is_met_by_what_would_ship(done, result):
     """Level 0 of dense (91.0, int8 90.5) and level 2 of lacoot (89.0; its int8 failed)."""
     assert result["gate"] == {"min_accuracy_pct": 88.5, "met": True, "checked": 3, "below": []}
@@ -181,6 +190,7 @@ def test_where_nothing_is_proven_the_gate_is_not_met(project):
 def test_only_the_chosen_levels_are_held_against_the_floor(project):
     """Dense ships level 0; that its level 2 falls to 88.5 % does not matter."""
     assert gate(found(project, variants=["dense"]), 90.0)["met"]
+    assert not gate(found(project, variants=["dense"]), float("nan"))["met"]
     assert not gate(found(project, variants=["dense"], precisions=["int8"]), 90.75)["met"]
 
 

@@ -82,6 +82,45 @@ class Branch(nn.Sequential):
         return x + super().forward(x)
 
 
+class Odd(nn.Module):
+    """Blocks right behind a convolution that a map may, or may not, become part of."""
+
+    def __init__(self, *, groups: int, bias: bool, again: bool, skip: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(4, 4, 3, padding=1, groups=groups, bias=bias)
+        self.blocks = nn.Sequential(*(Branch(nn.Conv2d(4, 4, 1), nn.ReLU()) for _ in range(2)))
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(256, 3))
+        self.last = nn.Sequential(Branch(nn.Linear(3, 3), nn.GELU()))
+        self.again, self.skip = again, skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        if self.again:  # two convolutions share their weights
+            x = self.stem(torch.relu(x))
+        y = self.blocks(x) + x if self.skip else self.blocks(x)  # two nodes read the convolution
+        return self.last(self.head(torch.relu(y)))  # the graph's output is a block's
+
+
+@pytest.mark.parametrize(
+    "change", [{"groups": 2}, {"groups": 4}, {"bias": False}, {"again": True}, {"skip": True}]
+)
+def test_maps_behind_odd_convolutions_and_at_the_end(change: dict, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    usual = {"groups": 1, "bias": True, "again": False, "skip": False}
+    model = Odd(**(usual | change)).eval()
+    images = torch.randn(5, 4, 8, 8)
+    export_onnx(model, images, tmp_path / "model.onnx")
+    for kind in LADDER:
+        for removed in (["blocks.0"], ["blocks.1", "blocks.0", "last.0"]):
+            stand_ins = fit(model, removed, kind, [images])
+            maps = {name: as_map(stand_in) for name, stand_in in stand_ins.items()}
+            collapse_onnx(tmp_path / "model.onnx", tmp_path / "level.onnx", removed, maps)
+            with torch.no_grad():
+                expected = bypass(model, removed, stand_ins)(images).numpy()
+            logits = runner(tmp_path / "level.onnx")(images.numpy())
+            np.testing.assert_allclose(logits, expected, atol=1e-5, err_msg=f"{kind} {removed}")
+
+
 def test_maps_right_behind_a_convolution_become_part_of_it(tmp_path: Path) -> None:
     torch.manual_seed(0)
     blocks = (Branch(nn.Conv2d(4, 4, 3, padding=1), nn.GELU()) for _ in range(2))
@@ -100,6 +139,24 @@ def test_maps_right_behind_a_convolution_become_part_of_it(tmp_path: Path) -> No
             expected = bypass(model, removed, stand_ins)(images).numpy()
         logits = runner(tmp_path / "level.onnx")(images.numpy())
         np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_a_map_stays_where_the_block_that_it_reads_goes_later(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    convolutions = nn.Sequential(*(nn.Conv2d(c, 4, 3, padding=1) for c in (3, 4, 4, 4)))
+    head = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(256, 3))
+    model = nn.Sequential(convolutions, head).eval()  # its blocks end in what a map can be part of
+    images = torch.randn(4, 3, 8, 8)
+    export_onnx(model, images, tmp_path / "model.onnx")
+    stand_ins = fit(model, ["0.2"], "linear", [images])
+    maps = {name: as_map(stand_in) for name, stand_in in stand_ins.items()}
+    collapse_onnx(tmp_path / "model.onnx", tmp_path / "once.onnx", ["0.2"], maps)
+    collapse_onnx(tmp_path / "once.onnx", tmp_path / "twice.onnx", ["0.1"])
+    for name, removed in (("once", ["0.2"]), ("twice", ["0.1", "0.2"])):
+        with torch.no_grad():
+            expected = bypass(model, removed, stand_ins)(images).numpy()
+        logits = runner(tmp_path / f"{name}.onnx")(images.numpy())
+        np.testing.assert_allclose(logits, expected, atol=1e-5, err_msg=name)
 
 
 def test_neighbouring_maps_become_one(tmp_path: Path) -> None:

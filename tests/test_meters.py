@@ -116,8 +116,24 @@ def test_a_meter_that_fails_is_left_out():
 
         return stop
 
+    def gone():
+        raise Unreadable("gone before it started")
+
     assert energy_mj_per_image(lambda: None, 1, {}) == {}
-    assert energy_mj_per_image(lambda: None, 1, {"broken": broken}) == {}
+    meters = {"gone": gone, "broken": broken, "works": lambda: lambda: {"cpu": 1.0}}
+    assert list(energy_mj_per_image(lambda: None, 1, meters)) == ["cpu"]
+
+
+def test_a_run_that_fails_ends_the_meters(tmp_path):
+    stopped = []
+
+    def start():
+        return lambda: stopped.append(1) or {}
+
+    calls = iter([None])
+    with pytest.raises(StopIteration):
+        energy_mj_per_image(lambda: next(calls), 1, {"meter": start})
+    assert stopped
 
 
 def test_without_a_driver_nvml_says_so():

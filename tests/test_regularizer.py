@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from models.surgery import take_out
 from models.units import Unit, block_units
 from models.zoo import create
 from pipeline.activations import block_features
@@ -73,3 +74,17 @@ def test_descent_on_the_penalty_brings_input_and_output_together() -> None:
             optimizer.step()
             values.append(loss.item())
     assert values[-1] < values[0] / 3
+
+
+def test_blocks_taken_out_between_two_passes_no_longer_count() -> None:
+    def value(model: torch.nn.Module, units: list[Unit], *, looked_at_first: bool) -> float:
+        generator = torch.Generator().manual_seed(0)
+        with block_penalty(model.eval(), units, ESTIMATORS["random"](5), generator) as penalty:
+            if looked_at_first:  # as a strategy does, to choose what goes
+                model(torch.randn(7, 1, 32, 32))
+            take_out(model, [units[0].name])
+            model(torch.ones(8, 1, 32, 32))
+            return penalty().item()
+
+    looked, plain = (value(*network(), looked_at_first=first) for first in (True, False))
+    assert looked == plain

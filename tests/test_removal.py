@@ -30,9 +30,9 @@ def data(prepared: Path) -> Dataset:
     return load(prepared)
 
 
-def run(data: Dataset, checkpoint: Path, log=lambda _: None, **strategy: object):
+def run(data: Dataset, checkpoint: Path, log=lambda _: None, recipe=None, **strategy: object):
     model, blocks = fresh()
-    params = settings(strategy=strategy)
+    params = settings(strategy=strategy, **(recipe or {}))
     options = {"device": torch.device("cpu"), "checkpoint": checkpoint, "log": log}
     return model, train(model, data, params, blocks, **options)
 
@@ -72,11 +72,19 @@ def test_before_the_first_step_is_the_shallow_network_itself(data: Dataset, tmp_
     ]
 
 
-@pytest.mark.parametrize("name", ["progressive", "anneal"])
+@pytest.mark.parametrize(
+    ("name", "until", "recipe"),
+    [
+        ("progressive", 0.5, {"precision": "fp16", "optimizer": "adam", "learning_rate": 1e-3}),
+        ("progressive", 0.5, {"penalty": {"lambda": 1.0, "estimator": "power"}}),
+        ("anneal", 0.5, {}),
+        ("remove_first", 0.2, {}),
+    ],
+)
 def test_a_continued_training_is_the_uninterrupted_one(
-    name: str, data: Dataset, tmp_path: Path
+    name: str, until: float, recipe: dict, data: Dataset, tmp_path: Path
 ) -> None:
-    strategy = {"name": name, "until": 0.5, "remove": 3}
+    strategy = {"recipe": recipe, "name": name, "until": until, "remove": 3}
     whole, expected = run(data, tmp_path / "whole.pt", **strategy)
 
     class Stopped(Exception):  # noqa: N818
@@ -125,6 +133,15 @@ def test_what_fades_goes_from_the_block_to_the_identity() -> None:
         share = 0.0
         torch.testing.assert_close(model(x), bypass(model, NAMES)(x))
     torch.testing.assert_close(model(x), fresh()[0].eval()(x))  # no hook is left
+
+
+def test_what_fades_may_change_type_under_autocast() -> None:
+    torch.manual_seed(0)
+    model = zoo.create("convnext_atto", 10, depths=(1, 2, 1, 1))
+    images = torch.randn(2, 3, 32, 32)  # stages.1.blocks.0 takes bfloat16 and gives float32
+    names = [block.name for block in find_blocks(model, images) if block.removable]
+    with torch.autocast("cpu", torch.bfloat16), gated(model, names, lambda: 0.5):
+        assert torch.isfinite(model(images)).all()
 
 
 @given(st.sampled_from(list(STRATEGIES)), st.floats(0, 0.99), st.integers(0, 20), st.floats(0, 1))

@@ -212,6 +212,20 @@ def test_the_pictures_are_drawn_and_the_same_again(tmp_path: Path) -> None:
             assert len(picture.convert("RGB").getcolors(1 << 24)) > 10
 
 
+def test_a_block_that_leaves_in_training_is_drawn_until_then(tmp_path: Path) -> None:
+    drawn = []
+    for gone_after in (1, 3):
+        history = [{"epoch": e, "distances": {"a": 1 / e}} for e in (1, 2, 3)]
+        for entry in history[:gone_after]:
+            entry["distances"]["b"] = 2.0
+        plots.distance_over_training({"dense": history}, tmp_path / "distance.png")
+        drawn.append((tmp_path / "distance.png").read_bytes())
+    history = [{"epoch": e, "distances": {"a": 1 / e}} for e in (1, 2, 3)]
+    plots.distance_over_training({"dense": history}, tmp_path / "distance.png")
+    drawn.append((tmp_path / "distance.png").read_bytes())
+    assert len(set(drawn)) == 3
+
+
 def test_nothing_timed_still_makes_a_report(tmp_path: Path) -> None:
     untimed = [row | {"latency_ms": {}} for row in rows()]
     found = metrics()
