@@ -15,6 +15,7 @@ from models.errors import ArtifactError
 from models.zoo import create
 from pipeline.emulation import emulated
 from pipeline.engines import BACKENDS
+from pipeline.engines.interface import Job
 from pipeline.engines.onnxruntime import runner
 from pipeline.export import export_onnx
 from pipeline.graph_types import element_types, operators_by_type, weight_bytes
@@ -272,7 +273,7 @@ def test_rtx_engines_grow_by_half_the_bytes(precision: str, tmp_path: Path) -> N
         write_network(source, depth, width=128)
         if precision:
             onnx.save(to_half(onnx.load(source), precision), source)
-        BACKENDS["tensorrt_rtx"].build(source, target, OPTIONS)
+        BACKENDS["tensorrt_rtx"].build(Job(source, target, precision or "fp32", OPTIONS))
         return target.stat().st_size
 
     half, whole = (engine_bytes(6, p) - engine_bytes(3, p) for p in (precision, None))

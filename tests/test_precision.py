@@ -122,12 +122,13 @@ def test_the_metrics_describe_the_files(level: Level, tmp_path: Path) -> None:
     assert list(graphs) == ALL
     assert file_sha256(tmp_path / graphs["fp32"]["file"]) == file_sha256(level.source)
     own = graphs["int8"]["by_backend"]["onnxruntime"]
+    names = {node.name for node in onnx.load(level.source).graph.node}
     assert own["file"] == graphs["int8"]["files"]["onnxruntime"]
     for graph in (*graphs.values(), own):
         file = tmp_path / graph["file"]
         assert file.name == "level_0.onnx"
         assert graph["bytes"] == file.stat().st_size
-        assert graph["kept_fp32"] == []
+        assert {node["name"] for node in graph["kept_fp32"]} <= names
         tensors = onnx.load(file).graph.initializer
         assert sum(graph["weight_bytes"].values()) == sum(
             numpy_helper.to_array(tensor).nbytes for tensor in tensors
@@ -136,7 +137,8 @@ def test_the_metrics_describe_the_files(level: Level, tmp_path: Path) -> None:
     assert written == {graph["file"] for graph in (*graphs.values(), own)}
     assert graphs["fp16"]["calibration_parity"]["top1_agreement"] >= 0.99
     float32 = graphs["fp32"]["weight_bytes"]["float32"]
-    assert graphs["bf16"]["weight_bytes"]["bfloat16"] == float32 / 2
+    held = graphs["bf16"]["weight_bytes"]
+    assert 2 * held["bfloat16"] + held.get("float32", 0) == float32
 
 
 def test_a_precision_beyond_its_tolerance_fails_and_the_others_go_on(

@@ -13,6 +13,7 @@ from tiny_onnx import some_images, write_network
 from models.errors import ArtifactError
 from models.zoo import create
 from pipeline.engines import BACKENDS
+from pipeline.engines.interface import Job
 from pipeline.engines.onnxruntime import runner
 from pipeline.export import export_onnx
 from pipeline.graph_types import element_types, operators_by_type, weight_bytes
@@ -195,7 +196,8 @@ def test_rtx_engines_grow_by_a_quarter_of_the_bytes(tmp_path: Path) -> None:
         if int8:
             with Quantiser(onnx.load(source), some_images(8)) as quantiser:
                 onnx.save(quantiser.quantise(SYMMETRIC), source)
-        BACKENDS["tensorrt_rtx"].build(source, target, options)
+        precision = "int8" if int8 else "fp32"
+        BACKENDS["tensorrt_rtx"].build(Job(source, target, precision, options))
         return target.stat().st_size
 
     quarter, whole = (engine_bytes(6, int8=int8) - engine_bytes(3, int8=int8) for int8 in (1, 0))
