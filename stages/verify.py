@@ -59,17 +59,20 @@ def climb(variant: str, facts: dict[str, Any], number: int, inputs: Inputs) -> l
     whole = facts["plan"]["levels"][0]
     proven = proven_rungs(planned, whole, facts["export"], collapsed, tolerances)
     source = artifacts_dir("collapse", variant) / collapsed["file"]
-    expected = runner(source)(inputs.images)
+    expected, source_sha256 = runner(source)(inputs.images), file_sha256(source)
     rungs = [*proven]
     for precision, graph in typed["graphs"].items():
         by_backend: dict[str | None, tuple[Rung, Run]] = {}
         for backend, name in {None: graph["file"], **graph.get("files", {})}.items():
             path = artifacts_dir("precision", variant) / name
             run, note = _runner(path, precision)
-            if file_sha256(path) == file_sha256(source):
-                rung = same_bytes_rung(precision, proven[-1])
+            sha256 = file_sha256(path)
+            if sha256 == source_sha256:
+                rung = same_bytes_rung(precision, proven[-1], sha256)
             else:
-                rung = precision_rung(precision, run, expected, inputs, backend=backend, note=note)
+                rung = precision_rung(
+                    precision, run, expected, inputs, sha256=sha256, backend=backend, note=note
+                )
             by_backend[backend] = rung, run
             rungs.append(rung)
         for backend, engine in built["engines"].get(precision, {}).items():
