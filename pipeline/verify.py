@@ -46,7 +46,7 @@ class Rung:
     top1_agreement: float | None = None
     val_accuracy_pct: float | None = None
     test_accuracy_pct: float | None = None
-    sha256: str | None = None  # of the engine's file: what was proven is these bytes
+    sha256: str | None = None  # of the graph's or engine's file: what was proven is these bytes
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ def precision_rung(
     expected: Logits,
     inputs: Inputs,
     *,
+    sha256: str,
     backend: str | None = None,
     note: str | None = None,
 ) -> Rung:
@@ -104,15 +105,18 @@ def precision_rung(
         run: the graph.
         expected: the collapsed graph's logits of ``inputs.images``.
         inputs: what to measure on.
+        sha256: of the graph's file.
         backend: for which alone the graph is meant, if there is one.
         note: how the graph is run, where not as it stands.
     """
     tolerance = TOLERANCES[precision]
-    rung = Rung("precision", precision, backend, reason=note, tolerance=asdict(tolerance))
+    rung = Rung(
+        "precision", precision, backend, reason=note, tolerance=asdict(tolerance), sha256=sha256
+    )
     return _measured(rung, run, expected, inputs, tolerance)
 
 
-def same_bytes_rung(precision: str, proven: Rung) -> Rung:
+def same_bytes_rung(precision: str, proven: Rung, sha256: str) -> Rung:
     """Return the rung of a graph that is the collapsed one, byte for byte."""
     return Rung(
         "precision",
@@ -122,6 +126,7 @@ def same_bytes_rung(precision: str, proven: Rung) -> Rung:
         **asdict(Parity(max_abs=0.0, max_rel=0.0, cosine=1.0, top1_agreement=1.0)),
         val_accuracy_pct=proven.val_accuracy_pct,
         test_accuracy_pct=proven.test_accuracy_pct,
+        sha256=sha256,
     )
 
 

@@ -79,6 +79,8 @@ def test_every_level_gets_an_engine_of_every_backend_that_is_here(folders, monke
             assert engine["seconds"] > 0
             assert engine["version"]
             assert engine["evidence"]["weight_bytes"].keys() == {"float32"}
+        assert "8.6" in level["engines"]["fp32"]["tensorrt_rtx"]["compute_capabilities"]
+        assert "compute_capabilities" not in level["engines"]["fp32"]["onnxruntime"]
     deep, shallow = (level["engines"]["fp32"] for level in built["levels"])
     assert all(shallow[name]["bytes"] < deep[name]["bytes"] for name in deep)
 

@@ -129,8 +129,8 @@ def test_the_manifest_tells_what_is_known_and_nothing_of_the_machines_folders(
     assert statuses["engine", "tensorrt"] == "not run"
     assert {rung["precision"] for rung in manifest["parity"]} == {None, "fp32"}
     engines = {engine["backend"]: engine for engine in manifest["engines"]}
-    assert engines["tensorrt"]["compute_capabilities"] == ["8.7"]  # of the GPU it was built on
-    assert engines["tensorrt_rtx"]["compute_capabilities"] == ["8.6"]  # of params.yaml
+    assert engines["tensorrt"]["compute_capabilities"] == ["8.0+"]
+    assert engines["tensorrt_rtx"]["compute_capabilities"] == ["8.6", "8.7"]
     assert "fitted to the CPU" in manifest["left_out"]["onnxruntime"]
     assert manifest["left_out"]["openvino"] == "not built: openvino is not installed"
     assert manifest["licences"]["images"] == {"source": "image_folder", "licence": None}
@@ -167,6 +167,24 @@ def test_what_no_longer_fits_its_metrics_is_not_shipped(project: Path) -> None:
     plan.write_bytes(b"a new ")
     edit_rung(project, {"sha256": "0"}, rung="engine", backend="tensorrt")
     refused(ArtifactError, "level_1.engine has changed since its parity was checked", "dense")
+
+
+def test_a_graph_of_the_same_size_but_other_bytes_is_not_shipped(project: Path) -> None:
+    for name in ("level_1.onnx", "level_1.onnxruntime.onnx"):
+        graph = project / "artifacts/precision/dense/int8" / name
+        proven = graph.read_bytes()
+        graph.write_bytes(proven[:-1] + bytes([proven[-1] ^ 1]))
+        message = f"{name} has changed since its parity was checked"
+        refused(ArtifactError, message, "dense", 1, "int8")
+        graph.write_bytes(proven)
+
+
+def test_a_plan_that_does_not_tell_its_gpus_is_not_shipped(project: Path) -> None:
+    def forget(metrics: dict) -> None:
+        del metrics["levels"][1]["engines"]["fp32"]["tensorrt"]["compute_capabilities"]
+
+    edit_json(project / "metrics" / "build" / "dense.json", forget)
+    refused(ArtifactError, "do not tell for which GPUs fp32/tensorrt/level_1.engine is", "dense")
 
 
 FAILED = {"status": "failed", "reason": "max_rel 2.0e-01 > 1e-02"}
@@ -242,6 +260,7 @@ def test_a_graph_that_no_cpu_can_run_is_emulated(project: Path) -> None:
         project / "metrics" / "precision" / "dense.json",
         lambda m: m["levels"][1]["graphs"]["fp16"].update({"bytes": path.stat().st_size}),
     )
+    edit_rung(project, {"sha256": file_sha256(path)}, rung="precision", precision="fp16")
     folder = made(precision="fp16")
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["golden"]["logits"].startswith("model.onnx, half precision emulated")

@@ -5,7 +5,9 @@ from typing import get_args
 import numpy as np
 import onnx
 import pytest
-from tiny_onnx import some_images, write_network
+from onnx.reference import ReferenceEvaluator
+from tiny_onnx import SIZE, some_images, write_network
+from typed_onnx import write_typed
 
 from models.errors import ArtifactError, BackendError, BackendUnavailable
 from pipeline.engines import BACKENDS
@@ -91,6 +93,14 @@ def test_runner_equals_torch_on_plain_onnx(as_bytes, tmp_path):
         np.testing.assert_allclose(
             run(some_images(n)), reference(some_images(n)), rtol=1e-4, atol=1e-6
         )
+
+
+def test_without_integer_kernels_q_and_dq_are_as_the_standard_defines_them(tmp_path):
+    path = write_typed(tmp_path / "int8.onnx", "int8")
+    images = np.random.default_rng(0).normal(size=(5, 1, SIZE, SIZE)).astype(np.float32)
+    (expected,) = ReferenceEvaluator(onnx.load(path)).run(None, {"images": images})
+    found = runner(path, integer_kernels=False)(images)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_runner_takes_images_in_any_memory_order(tmp_path):

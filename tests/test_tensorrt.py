@@ -12,6 +12,7 @@ from typed_onnx import write_typed
 from models.errors import BackendError
 from pipeline.engines import BACKENDS
 from pipeline.engines.interface import Job, LayerTime
+from pipeline.engines.machine import CudaDevice
 from pipeline.engines.messages import captured_stderr
 from pipeline.engines.tensorrt import Flavour, messages, package
 from pipeline.engines.tensorrt_build import configure, keep_timings
@@ -59,6 +60,20 @@ def test_compatibility_is_asked_of_the_builder(level: str, config: Any) -> None:
 def test_by_default_engines_are_for_this_version(config: Any) -> None:
     configure(LIKE_TENSORRT, config, options())
     assert not config.get_flag(package(LIKE_TENSORRT).BuilderFlag.VERSION_COMPATIBLE)
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [("none", ["8.7"]), ("same_compute_capability", ["8.7"]), ("ampere_plus", ["8.0+"])],
+)
+def test_the_gpus_of_an_engine_follow_from_the_device_and_the_option(
+    level: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orin = CudaDevice("Orin", "8.7", 8)
+    monkeypatch.setattr("pipeline.engines.tensorrt.cuda_devices", lambda: [orin])
+    target = BACKENDS["tensorrt"].target(options(hardware_compatibility=level))
+    assert target["compute_capabilities"] == expected
+    assert target["device"] == "Orin"
 
 
 @needs_rtx

@@ -26,6 +26,7 @@ from pipeline.verify import (
     same_bytes_rung,
 )
 
+SHA256 = "of a graph"
 PASSED = Rung("precision", "fp32")
 
 
@@ -106,7 +107,9 @@ def test_the_engine_of_another_network_fails_and_is_not_evaluated(
 
 def test_values_that_are_not_finite_fail(network: Path, inputs: Inputs) -> None:
     expected = runner(network)(inputs.images)
-    rung = precision_rung("fp16", lambda x: np.full((len(x), 5), np.nan), expected, inputs)
+    rung = precision_rung(
+        "fp16", lambda x: np.full((len(x), 5), np.nan), expected, inputs, sha256=SHA256
+    )
     assert (rung.status, rung.reason) == ("failed", "the logits hold values that are not finite")
 
 
@@ -132,8 +135,9 @@ def test_a_precision_is_held_to_its_own_tolerance(network: Path, inputs: Inputs)
     def shifted(images: np.ndarray) -> np.ndarray:
         return runner(network)(images) + np.float32(off)  # a shift turns no image over
 
-    assert precision_rung("fp16", shifted, expected, inputs).status == "failed"
-    wide = precision_rung("int8", shifted, expected, inputs, note="shifted")
+    assert precision_rung("fp16", shifted, expected, inputs, sha256=SHA256).status == "failed"
+    wide = precision_rung("int8", shifted, expected, inputs, sha256=SHA256, note="shifted")
+    assert wide.sha256 == SHA256
     assert wide.max_abs == pytest.approx(off, rel=1e-3)
     assert wide.reason is not None
 
@@ -155,6 +159,7 @@ def test_what_earlier_stages_proved_comes_first() -> None:
     assert [r.rung for r in rungs] == ["eager torch", "bypassed torch", "onnx", "collapsed onnx"]
     assert [r.val_accuracy_pct for r in rungs] == [91.0, 89.0, None, 89.0]
     assert rungs[2].tolerance == {"max_rel": 1e-4}
-    same = same_bytes_rung("fp32", rungs[-1])
+    same = same_bytes_rung("fp32", rungs[-1], SHA256)
+    assert same.sha256 == SHA256
     assert (same.max_abs, same.test_accuracy_pct) == (0.0, 88.0)
     assert asdict(same)["status"] == "passed"

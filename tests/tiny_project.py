@@ -20,6 +20,7 @@ from PIL import Image
 from tiny_onnx import SIZE, write_network
 
 from models import zoo
+from models.hashing import file_sha256
 from pipeline.artifacts import write_json
 from pipeline.data import batches, load, subset
 from pipeline.engines.onnxruntime import runner
@@ -30,6 +31,7 @@ from pipeline.verify import Inputs, Rung, precision_rung, same_bytes_rung
 ROOT = Path(__file__).parent.parent
 CLASSES = ["T-shirt/top", "bag", "coat", "dress", "été"]
 PLAN = b"a plan"
+CAPABILITIES = {"tensorrt": ["8.0+"], "tensorrt_rtx": ["8.6", "8.7"]}
 NOT_RUN = "torch cannot use Orin"
 
 
@@ -161,14 +163,25 @@ def _level(root: Path, number: int, inputs: Inputs) -> dict:
     name = f"level_{number}.onnx"
     proven = Rung("collapsed onnx", val_accuracy_pct=60.0, test_accuracy_pct=50.0)
     expected = runner(typed / "fp32" / name)(inputs.images)
-    rungs = [Rung("eager torch"), proven, same_bytes_rung("fp32", proven)]
+    rungs = [
+        Rung("eager torch"),
+        proven,
+        same_bytes_rung("fp32", proven, file_sha256(typed / "fp32" / name)),
+    ]
     files = {
         ("fp16", None): f"fp16/{name}",
         ("int8", None): f"int8/{name}",
         ("int8", "onnxruntime"): f"int8/level_{number}.onnxruntime.onnx",
     }
     rungs += [
-        precision_rung(precision, runner(typed / file), expected, inputs, backend=backend)
+        precision_rung(
+            precision,
+            runner(typed / file),
+            expected,
+            inputs,
+            sha256=file_sha256(typed / file),
+            backend=backend,
+        )
         for (precision, backend), file in files.items()
     ]
     backends = {"onnxruntime": "passed", "tensorrt_rtx": "not run", "tensorrt": "not run"}
@@ -186,6 +199,7 @@ def _level(root: Path, number: int, inputs: Inputs) -> dict:
             "file": f"fp32/{backend}/level_{number}.engine",
             "bytes": len(PLAN),
             "version": "10.9.8",
+            **({"compute_capabilities": CAPABILITIES[backend]} if backend in CAPABILITIES else {}),
         }
         for backend in backends
     }

@@ -45,6 +45,7 @@ def _build(name: str, key: Key, job: Job) -> BuiltEngine:
         "seconds": round(seconds, 3),
         "version": key.version,
         "evidence": asdict(evidence),
+        **{name: key.target[name] for name in ("compute_capabilities",) if name in key.target},
     }
     return BuiltEngine(facts, _log(key, facts, evidence, messages))
 

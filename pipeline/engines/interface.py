@@ -107,7 +107,8 @@ class Backend:
         version: returns the version of the package.
         check: raises `BackendUnavailable` where engines cannot be built, with the fix.
         runnable: raises `BackendUnavailable` where engines built so cannot run, with the reason.
-        target: returns what an engine depends on beside graph and options, as JSON.
+        target: returns what an engine depends on beside graph and options, as JSON; for plans of
+            GPUs, `compute_capabilities` in it lists those that the plan runs on.
         build: writes an engine, returns the builder's warnings; raises `BackendError`.
         inspect: returns the evidence for the types of an engine that was built.
         load: opens an engine file to run on that many CPU threads; raises `BackendError`.

@@ -31,6 +31,8 @@ TENSORRT_RTX = Flavour(
     "tensorrt_rtx", "TensorRT-RTX", "pip install . on x86-64 Linux installs it", True
 )
 
+AMPERE_PLUS = "8.0+"  # the compute capabilities of hardware_compatibility ampere_plus
+
 
 def version(flavour: Flavour) -> str:
     """Return the version of the package."""
@@ -64,13 +66,17 @@ def runnable(flavour: Flavour, options: Build) -> None:
 
 
 def target(flavour: Flavour, options: Build) -> dict[str, Any]:
-    """Return what engines are built for: compute capabilities, or the GPU and driver here."""
+    """Return what engines are built for: `compute_capabilities`, and the GPU and driver here.
+
+    TensorRT-RTX needs no GPU to build, so its engines depend on none. ``8.0+`` is 8.0 and later.
+    """
     if flavour.ahead_of_time:
         return {"compute_capabilities": target_capabilities(flavour, options)}
     device = cuda_devices()[0]
+    later = options.hardware_compatibility == "ampere_plus"
     return {
         "device": device.name,
-        "compute_capability": device.compute_capability,
+        "compute_capabilities": [AMPERE_PLUS if later else device.compute_capability],
         "driver": cuda_driver(),
     }
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from models.errors import ArtifactError
 from models.hashing import file_sha256
 from pipeline.params import Build
 from pipeline.shipping.provenance import source_state
@@ -51,9 +52,7 @@ def describe(
             {"file": name, "backend": f.backend, "golden": f.golden, **_accuracy(f)}
             for name, f in graphs.items()
         ],
-        "engines": [
-            {"file": name, **_engine(f, facts["target"], options)} for name, f in engines.items()
-        ],
+        "engines": [{"file": name, **_engine(f)} for name, f in engines.items()],
         "left_out": selection.left_out,
         "parity": selection.rungs,
         "latency": _latency(selection, facts["benchmark"]),
@@ -63,27 +62,24 @@ def describe(
     }
 
 
-def _engine(engine: Shipped, target: Mapping[str, Any], options: Build) -> dict[str, Any]:
+def _engine(engine: Shipped) -> dict[str, Any]:
     return {
         "backend": engine.backend,
         "version": engine.record["version"],
-        "compute_capabilities": compute_capabilities(engine, target, options),
+        "compute_capabilities": _compute_capabilities(engine),
         "status": engine.rung["status"],
         **_accuracy(engine),
     }
 
 
-def compute_capabilities(engine: Shipped, target: Mapping[str, Any], options: Build) -> list[str]:
-    """Return the GPUs that a plan runs on; ``8.0+`` means that one and all later ones.
-
-    That is what its record says, else what the backend was asked for: TensorRT builds for the GPU
-    it runs on, TensorRT-RTX for those in the options.
-    """
-    if "compute_capabilities" in engine.record:
+def _compute_capabilities(engine: Shipped) -> list[str]:
+    """Return the GPUs that a plan runs on; ``8.0+`` means that one and all later ones."""
+    try:
         return list(engine.record["compute_capabilities"])
-    if engine.backend == "tensorrt_rtx":
-        return list(options.compute_capabilities)
-    return [device["compute_capability"] for device in target["devices"][:1]]
+    except KeyError as e:
+        raise ArtifactError(
+            f"the metrics of build do not tell for which GPUs {engine.file} is; run `dvc repro`"
+        ) from e
 
 
 def hashes(folder: Path) -> dict[str, dict[str, Any]]:
