@@ -153,7 +153,7 @@ def _known(setting: str) -> Any:
     """Return a function that looks a result up by name, or computes it and keeps it."""
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
-    entries = [json.loads(line) for line in lines]
+    entries = [json.loads(line) for line in lines if line.endswith("}")]  # the last may be cut off
     found = {entry["name"]: entry["value"] for entry in entries if entry["setting"] == setting}
 
     def lookup(name: str, compute: Callable[[], Any] | None = None) -> Any:

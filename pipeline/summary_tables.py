@@ -123,7 +123,8 @@ def _notes(metrics: Mapping[str, Mapping[str, Metrics]], timed: Sequence[str]) -
     versions = ", ".join(f"{name} {target['versions'][name]}" for name in timed) or "nothing timed"
     notes = [
         "Bold: the chosen level, the deepest within the allowed drop of validation accuracy. "
-        "Test accuracy is that of the ONNX file in each precision.",
+        "Test accuracy is that of the ONNX file in each precision; where a backend has a graph of "
+        "its own (int8 on ONNX Runtime), `make bench` and `metrics/verify` have that one's, too.",
         f"Latency: batch {max(protocol['batch_sizes'])}, {protocol['threads']} threads, "
         f"{protocol['rounds']} rounds × {protocol['repeats']} repeats, levels and precisions in "
         f"turn, on {devices}; {versions}. All batch sizes, intervals and blocks: `make bench`.",
