@@ -212,7 +212,7 @@ def test_the_stage_writes_graphs_and_metrics_and_says_nothing_else(trained: Path
     metrics = json.loads((trained / "metrics/precision/dense.json").read_text())
     assert metrics["calibration"] == {
         "split": "train",
-        "images": 64,
+        "images": 256,
         "seed": 0,
         "ranges": "minmax",
     }
