@@ -8,6 +8,8 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export DVC_NO_ANALYTICS := 1
+# File by file on several processes, each on one core: threads that wait for each other's cores spin.
+PYTEST := OMP_NUM_THREADS=1 python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 .PHONY: help setup data preset repro bench bundle test check device-check ui clean
 
@@ -40,14 +42,14 @@ bundle: setup ## make a bundle for a device: make bundle VARIANT=lacoot [LEVEL=5
 		$(if $(PRECISION),--precision $(PRECISION))
 
 test: setup ## run the tests
-	@python -m pytest
+	@$(PYTEST)
 
 check: setup ## format, lint, types, import contracts and tests
 	ruff format --check .
 	ruff check .
 	mypy
 	lint-imports
-	python -m pytest
+	$(PYTEST)
 
 device-check: setup ## prove on a machine with a GPU what only a GPU can prove
 	@python scripts/device_check.py

@@ -1,5 +1,6 @@
 """Real images for the tests: Fashion-MNIST, fetched by the code under test, and tiny folders."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -43,7 +44,10 @@ Stage = Callable[..., subprocess.CompletedProcess[str]]
 def fashion_mnist() -> Path:
     """The folder with the four *-ubyte.gz files; it outlives the tests."""
     downloads = ROOT / DOWNLOADS
-    fetch(downloads)
+    downloads.mkdir(parents=True, exist_ok=True)
+    with (downloads / ".tests.lock").open("w") as lock:  # several processes run tests
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        fetch(downloads)
     return downloads
 
 
