@@ -4,9 +4,12 @@ It computes with ONNX Runtime on the memory whose addresses it is given.
 """
 
 import ctypes
+import os
 from enum import Enum, IntEnum
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 __version__ = "10.0.0"

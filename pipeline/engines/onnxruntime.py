@@ -1,5 +1,6 @@
 """ONNX Runtime: graphs optimised ahead of time, run on the CPU, or on CUDA where it can."""
 
+import os
 import re
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +17,7 @@ from pipeline.engines.onnxruntime_graph import computes_in
 from pipeline.engines.weights import weight_bytes
 from pipeline.params import Build
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the package is imported
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 WARNINGS, ONLY_ERRORS = 2, 3
 STAMP = re.compile(r"\x1b\[[\d;]*m|[\d-]+ [\d:.]+ (?=\[)")  # colours and the time of a message

@@ -1,5 +1,6 @@
 """The ONNX graph on the CPU, by ONNX Runtime."""
 
+import os
 from typing import Any
 
 from edge.files import Bundle, BundleError, checked
@@ -17,6 +18,7 @@ def open_graph(bundle: Bundle) -> Run:
         BundleError: the graph was altered, or ONNX Runtime cannot open or run it.
     """
     path = checked(bundle, graph_for(bundle, "onnxruntime")["file"])
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # a device reports to nobody unasked
     try:
         import onnxruntime
     except (ImportError, OSError) as e:
