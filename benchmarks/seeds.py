@@ -10,12 +10,12 @@ one was).
 """
 
 import argparse
-import statistics
 import tempfile
 from pathlib import Path
 
 import torch
 
+from benchmarks.spread import spread
 from models.surgery import bypass
 from pipeline import data
 from pipeline.artifacts import artifacts_dir, replace_file
@@ -93,9 +93,8 @@ def table(
 
 
 def _spread(values: tuple[float, ...]) -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     each = ", ".join(f"{value:.2f}" for value in values)
-    return f"{statistics.mean(values):.2f} ± {deviation:.2f} ({each})"
+    return f"{spread(values)} ({each})"
 
 
 if __name__ == "__main__":

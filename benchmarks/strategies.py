@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.spread import spread
 from models.surgery import bypass
 from models.units import Unit
 from pipeline import data
@@ -188,17 +189,12 @@ def page(
     for way, measured in results.items():
         removed_later = "bn" in measured[0]
         cells = [
-            _spread([m[key] for m in measured]) if removed_later or key == "identity" else "–"
+            spread([m[key] for m in measured]) if removed_later or key == "identity" else "–"
             for key in ("whole", "identity", "bn", "linear")
         ]
         seconds = f"{statistics.mean(m['seconds'] for m in measured):.0f}"
         lines.append("| " + " | ".join([way, str(epochs[way]), seconds, *cells]) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _spread(values: list[float]) -> str:
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{deviation}"
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def accuracy_against_latency(rows: Sequence[Row], batch: int, path: Path) -> Non
     down, across = max(1, len(backends)), max(1, len(precisions))
     figure = Figure(figsize=(max(7, 3.2 * across), 0.9 + 3.2 * down), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False, sharex="row", sharey=True)
-    for panels, backend in zip(grid, backends, strict=False):
+    for panels, backend in zip(grid[: len(backends)], backends, strict=True):
         front = pareto_front(rows, backend)
         for axes, precision in zip(panels, precisions, strict=True):
             _latency_panel(axes, rows, backend, precision, front)

@@ -11,6 +11,7 @@ import numpy as np
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidGraph, InvalidProtobuf
 
 __version__ = "10.0.0"
 TensorIOMode = Enum("TensorIOMode", "NONE INPUT OUTPUT")
@@ -30,7 +31,7 @@ class Runtime:
     def deserialize_cuda_engine(self, plan):
         try:
             return ICudaEngine(onnxruntime.InferenceSession(plan))
-        except Exception:  # noqa: BLE001
+        except (RuntimeError, InvalidProtobuf, InvalidGraph):
             self.logger.log(ILogger.Severity.ERROR, "Serialization assertion failed")
             self.logger.log(ILogger.Severity.WARNING, "a warning")
             return None

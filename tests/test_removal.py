@@ -7,8 +7,8 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from test_train import assert_same_weights, fresh, one_thread, settings, without_timings  # noqa: F401
 from torch import nn
+from trainings import assert_same_weights, fresh, settings, without_timings
 
 from models import zoo
 from models.blocks import find_blocks
@@ -21,6 +21,8 @@ from pipeline.params import Strategy, validate
 from pipeline.removal import Removal, gated
 from pipeline.strategies import ORDERS, STRATEGIES
 from pipeline.train import EpochLog, train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 IMAGES = torch.zeros(1, 1, 32, 32)
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from trainings import assert_same_weights, fresh, settings, without_timings
 
 from models.errors import ArtifactError, ShoalError
-from models.units import Unit, block_units
-from models.zoo import create
 from pipeline.data import Dataset, batches, load
 from pipeline.devices import pick_device, pick_precision
 from pipeline.evaluate import accuracy_pct
@@ -19,8 +18,9 @@ from pipeline.optimizers import learning_rate
 from pipeline.params import Train
 from pipeline.train import EpochLog, train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = Path(__file__).parent.parent
-TIMINGS = ("seconds", "images_per_s")
 AUGMENTED = {
     "vertical_flip": True,
     "random_resized_crop": 0.5,
@@ -31,38 +31,9 @@ AUGMENTED = {
 }
 
 
-def settings(**changes: object) -> Train:
-    values = {
-        "epochs": 3,
-        "batch_size": 32,
-        "learning_rate": 0.05,
-        "precision": "fp32",
-        "flip": True,
-        "crop_padding": 2,
-        "penalty": {"lambda": 1.0, "projections": 8},
-    }
-    return Train.model_validate(values | changes)
-
-
-def fresh() -> tuple[nn.Module, list[Unit]]:
-    torch.manual_seed(0)
-    model = create("resnet18_cifar", 10, in_chans=1, width=8)
-    found = block_units(model, torch.zeros(2, 1, 32, 32))
-    return model, [unit for unit in found if unit.removable]
-
-
 @pytest.fixture
 def data(prepared: Path) -> Dataset:
     return load(prepared)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums are added in one order only with one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(data: Dataset, params: Train, checkpoint: Path) -> tuple[nn.Module, list[EpochLog]]:
@@ -77,15 +48,6 @@ def run(data: Dataset, params: Train, checkpoint: Path) -> tuple[nn.Module, list
         log=lambda _: None,
     )
     return model, trained.history
-
-
-def without_timings(history: list[EpochLog]) -> list[EpochLog]:
-    return [{k: v for k, v in entry.items() if k not in TIMINGS} for entry in history]
-
-
-def assert_same_weights(a: nn.Module, b: nn.Module) -> None:
-    for key, value in a.state_dict().items():
-        assert torch.equal(value, b.state_dict()[key]), key
 
 
 def test_it_learns_and_reports_every_epoch(data: Dataset, tmp_path: Path) -> None:
