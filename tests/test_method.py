@@ -15,11 +15,11 @@ from models.surgery import bypass
 from models.units import UNITS, Unit
 from models.zoo import create
 from pipeline.activations import BlockStatistics, block_features, measure_blocks
+from pipeline.criteria import CRITERIA, Evidence
 from pipeline.distances import directions, max_sliced_wasserstein
 from pipeline.method import ORDERS, Selection, select_units
 from pipeline.params import Method
 from pipeline.plan import removal_order
-from pipeline.score import CRITERIA, Evidence
 from stages import export, plan, score, train
 
 OFFICIAL = Method(mode="official")

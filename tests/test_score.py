@@ -11,11 +11,12 @@ from models.surgery import bypass
 from models.units import block_units
 from models.zoo import create
 from pipeline.activations import BlockStatistics, measure_blocks
+from pipeline.criteria import CRITERIA, Evidence
 from pipeline.data import Dataset, batches, load, subset
 from pipeline.evaluate import accuracy_pct
 from pipeline.params import Score
 from pipeline.plan import removal_order
-from pipeline.score import CRITERIA, Evidence, score
+from pipeline.score import score
 
 CPU = torch.device("cpu")
 
