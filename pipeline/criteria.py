@@ -4,12 +4,13 @@ Distances are taken over the whole calibration set (METHOD: LaCoOT, arXiv 2406.0
 Block Influence is that of ShortGPT (arXiv 2403.03853).
 """
 
+import copy
 import random
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -21,8 +22,11 @@ from pipeline.data import Dataset, Split, batches, subset
 from pipeline.evaluate import accuracy_pct
 from pipeline.params import Score
 from pipeline.progress import progress
+from pipeline.recoverability import recoverability
 
 BATCH = 256
+LEARNING_BATCH = 64
+JUDGED_IMAGES = 256  # on which sets of left-out blocks are compared
 T = TypeVar("T")
 
 
@@ -50,6 +54,7 @@ class Evidence:
     statistics: Mapping[str, BlockStatistics]  # distances and guards on training images
     validation: Mapping[str, BlockStatistics]  # the same on validation images
     accuracy_drop_pct: Mapping[str, float]  # validation points lost without the unit
+    loss_recovered: Mapping[str, float]  # what it adds to the loss of a network trained without
     seed: int
 
 
@@ -104,6 +109,11 @@ def leave_one_out(evidence: Evidence) -> dict[str, float]:
     return dict(evidence.accuracy_drop_pct)
 
 
+def recovered(evidence: Evidence) -> dict[str, float]:
+    """Return what each block adds to the loss once the network was trained to do without some."""
+    return dict(evidence.loss_recovered)
+
+
 def at_random(evidence: Evidence) -> dict[str, float]:
     """Return seeded random scores: the floor that every criterion has to beat."""
     generator = random.Random(evidence.seed)
@@ -116,6 +126,7 @@ CRITERIA: dict[str, Callable[[Evidence], dict[str, float]]] = {
     "block_influence": block_influence,
     "random": at_random,
     "leave_one_out": leave_one_out,
+    "recoverability": recovered,
     "msw_validation": msw_validation,
     "deepest_first": deepest_first,
     "zscore_percentile": zscore_percentile,
@@ -123,7 +134,13 @@ CRITERIA: dict[str, Callable[[Evidence], dict[str, float]]] = {
 
 
 def gather(
-    model: nn.Module, units: Sequence[Unit], data: Dataset, params: Score, device: torch.device
+    model: nn.Module,
+    units: Sequence[Unit],
+    data: Dataset,
+    params: Score,
+    device: torch.device,
+    *,
+    together: int | None = None,
 ) -> Evidence:
     """Return the evidence on the units of a network; what no criterion asks for is not measured.
 
@@ -134,6 +151,7 @@ def gather(
             leave-one-out look at validation.
         params: the `score` section.
         device: where to run.
+        together: how many units are to go together, for `recoverability`; None: half of them.
     """
     model = model.to(device).eval()
     names = [unit.name for unit in units]
@@ -153,6 +171,16 @@ def gather(
         statistics=OnDemand(names, lambda: measure(data.train)),
         validation=OnDemand(names, lambda: measure(data.validation)),
         accuracy_drop_pct=OnDemand(names, lambda: _accuracy_drops(model, names, data, device)),
+        loss_recovered=OnDemand(
+            names,
+            lambda: _losses_recovered(
+                copy.deepcopy(model),
+                names,
+                data,
+                params,
+                together=together or (len(names) + 1) // 2,
+            ),
+        ),
         seed=params.seed,
     )
 
@@ -170,3 +198,30 @@ def _accuracy_drops(
     return {
         name: whole - validate(bypass(model, [name])) for name in progress(names, "leave one out")
     }
+
+
+def _losses_recovered(
+    model: nn.Module, names: Sequence[str], data: Dataset, params: Score, *, together: int
+) -> dict[str, float]:
+    """Train `model` on without sets of units, on training images; judge it on others of them."""
+    device = next(model.parameters()).device
+    sample = subset(data.train, JUDGED_IMAGES + params.recovery_images, params.seed)
+    judged, learned = (
+        Split(sample.images[rows], sample.labels[rows])
+        for rows in (slice(JUDGED_IMAGES), slice(JUDGED_IMAGES, None))
+    )
+    options: Any = {"mean": data.mean, "std": data.std, "device": device}
+    steps = progress(
+        batches(learned, LEARNING_BATCH, **options) if len(learned) else (),
+        "recoverability",
+        total=-(-len(learned) // LEARNING_BATCH),
+    )
+    return recoverability(
+        model,
+        names,
+        steps,
+        list(batches(judged, BATCH, **options)),
+        size=together,
+        learning_rate=params.recovery_learning_rate,
+        seed=params.seed,
+    )

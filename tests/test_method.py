@@ -61,7 +61,7 @@ def order(selection: Selection, distances: list[float]) -> list[str]:
     """The order that the mode prescribes where the units have these distances on validation."""
     measured = zip(selection.removable, distances, strict=True)
     validation = {unit.name: BlockStatistics(d, d, d, 0.0) for unit, d in measured}
-    return removal_order(CRITERIA[selection.criterion](Evidence(validation, validation, {}, 0)))
+    return removal_order(CRITERIA[selection.criterion](Evidence(validation, validation, {}, {}, 0)))
 
 
 def test_every_unit_that_a_mode_names_exists() -> None:
