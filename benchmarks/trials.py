@@ -67,10 +67,10 @@ WITH_ADAM = FROM_SCRATCH | {
 }
 TASKS = {
     "resnet18": Task(
-        Model(name="resnet18_cifar", options={"width": 16}), 32, 27000, 10000, FROM_SCRATCH
+        Model(name="resnet18_cifar", options={"width": 16}), 32, 18000, 10000, FROM_SCRATCH
     ),
     "resnet18_full": Task(
-        Model(name="resnet18_cifar", options={"width": 64}), 32, 27000, 10000, FROM_SCRATCH
+        Model(name="resnet18_cifar", options={"width": 64}), 32, 18000, 10000, FROM_SCRATCH
     ),
     "efficientnet_lite0": Task(
         Model(name="tf_efficientnet_lite0", pretrained=True),
@@ -80,7 +80,7 @@ TASKS = {
         WITH_ADAM | {"epochs": 2},
     ),
     "mobilenetv2": Task(
-        Model(name="mobilenetv2_050"), 32, 9000, 4000, FROM_SCRATCH | {"learning_rate": 0.05}
+        Model(name="mobilenetv2_050"), 32, 6000, 4000, FROM_SCRATCH | {"learning_rate": 0.05}
     ),
     "vit": Task(
         Model(
@@ -88,7 +88,7 @@ TASKS = {
             options={"img_size": 32, "patch_size": 4, "embed_dim": 64, "num_heads": 4, "depth": 6},
         ),
         32,
-        9000,
+        6000,
         4000,
         WITH_ADAM,
     ),
