@@ -15,8 +15,8 @@ from pipeline.criteria import CRITERIA, Evidence
 from pipeline.data import Dataset, batches, load, subset
 from pipeline.evaluate import accuracy_pct
 from pipeline.params import Score
-from pipeline.plan import removal_order
 from pipeline.score import score
+from pipeline.search import removal_order
 
 CPU = torch.device("cpu")
 
