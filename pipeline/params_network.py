@@ -60,6 +60,14 @@ class Strategy(Section):
         return 0.4 if self.name in {"progressive", "anneal"} else 0.0
 
 
+class Distill(Section):
+    """Whose logits a network learns from beside the labels (see `pipeline.distillation`)."""
+
+    teacher: str | None = None
+    weight: float = Field(default=0.5, ge=0, le=1)
+    temperature: float = Field(default=4.0, gt=0)
+
+
 class Train(Section):
     """How a variant is trained."""
 
@@ -84,6 +92,7 @@ class Train(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     penalty: Penalty
     strategy: Strategy = Field(default_factory=Strategy)
+    distill: Distill = Field(default_factory=Distill)
 
 
 class Method(Section):

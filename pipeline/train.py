@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from models.cost import count_macs
 from models.errors import ArtifactError, ShoalError
@@ -28,6 +27,7 @@ from pipeline.artifacts import replace_file
 from pipeline.augment import augmentation, mixing
 from pipeline.data import Dataset, Split, batch_count, batches, subset
 from pipeline.devices import pick_precision
+from pipeline.distillation import TaskLoss, from_labels, from_teacher
 from pipeline.estimators import ESTIMATORS, Estimator
 from pipeline.evaluate import accuracy_pct
 from pipeline.optimizers import OPTIMIZERS, learning_rate
@@ -59,6 +59,7 @@ def train(
     device: torch.device,
     checkpoint: Path,
     log: Callable[[EpochLog], None],
+    teacher: nn.Module | None = None,
 ) -> Trained:
     """Train `model` in place; return one entry per epoch, and the blocks it lacks now.
 
@@ -72,6 +73,7 @@ def train(
         log: called with each entry, those of a resumed run's past included: learning rate,
             losses, validation accuracy, distance per block, images/s, seconds, the blocks taken
             out so far, and the MACs of all forward passes over training images.
+        teacher: a trained network whose logits are learnt from too, as `distill` says.
 
     Raises:
         ShoalError: the loss is not finite, or a penalty is asked for and no block is removable.
@@ -98,7 +100,12 @@ def train(
         estimator=ESTIMATORS[params.penalty.estimator](params.penalty.projections),
         history=[],
         removal=Removal(model, blocks, params.strategy, measure, params.seed),
+        task=from_labels,
     )
+    if teacher is not None:
+        teacher.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        run.task = from_teacher(teacher, params.distill, dtype)
+        run.teacher_macs = count_macs(teacher, run.example())
     if checkpoint.exists():
         run.resume(checkpoint)
         for entry in run.history:
@@ -126,6 +133,8 @@ class _Run:
     estimator: Estimator  # of the penalty; what it remembers is part of the checkpoint
     history: list[EpochLog]
     removal: Removal
+    task: TaskLoss
+    teacher_macs: int = 0  # of one image
     elapsed: float = 0.0  # share of the training that is over
     counted: dict[int, int] = field(default_factory=dict)  # blocks gone → MACs of one image
 
@@ -158,7 +167,7 @@ class _Run:
             for step, (images, labels) in enumerate(bar):
                 self.elapsed = (epoch * steps + step) / (params.epochs * steps)
                 self.removal.advance(self.elapsed)
-                spent += len(images) * self.macs()
+                spent += len(images) * (self.macs() + self.teacher_macs)
                 rate = learning_rate(self.elapsed, params)
                 sums += self.step(images, labels, rate, penalty)
         task_loss, mean_penalty = (sums / steps).tolist()
@@ -183,8 +192,9 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits = self.model(images.to(memory_format=torch.channels_last))
-        task, extra = cross_entropy(logits.float(), labels), penalty()
+            images = images.to(memory_format=torch.channels_last)
+            logits = self.model(images)
+        task, extra = self.task(images, logits, labels), penalty()
         self.optimizer.zero_grad(set_to_none=True)
         loss: Tensor = self.scaler.scale(task + self.params.penalty.weight * extra)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -238,11 +248,15 @@ class _Run:
         """Return the MACs of one image in the network as it is now, counted when it has changed."""
         removed = len(self.removal.gone)
         if removed not in self.counted:
-            shape = (1, self.data.channels, self.data.image_size, self.data.image_size)
             self.model.eval()
-            self.counted[removed] = count_macs(self.model, torch.zeros(shape, device=self.device))
+            self.counted[removed] = count_macs(self.model, self.example())
             self.model.train()
         return self.counted[removed]
+
+    def example(self) -> Tensor:
+        """Return one black image, (1, c, h, w)."""
+        size = self.data.image_size
+        return torch.zeros((1, self.data.channels, size, size), device=self.device)
 
     def seed(self, epoch: int, purpose: int) -> int:
         """Return a seed of its own for each purpose in each epoch."""
