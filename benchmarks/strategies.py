@@ -145,7 +145,7 @@ def accuracies(outcome: Outcome, depth: int) -> dict[str, Any]:
 def equal_epochs(results: Results, task: str, way: str, depth: int) -> int:
     """Return how many epochs a way may take to cost what plain training costs."""
     epochs: int = TASKS[task].recipe["epochs"]
-    trial = results.get(f"{task} trial", partial(seconds_per_image, task))
+    trial: dict[str, float] = results.get(f"{task} trial", partial(seconds_per_image, task))
     per_epoch = {name: value * TASKS[task].train_images for name, value in trial.items()}
     budget = epochs * per_epoch[f"{PLAIN} 0"]
     choosing = choosing_seconds(task, WAYS[task][way], depth) if depth else 0.0
