@@ -73,7 +73,7 @@ class Strategy(Section):
         | Annotated[list[str], Field(min_length=1)]
         | PlannedLevel
     ) = "all"
-    order: Literal["auto"] | Criterion = "auto"
+    order: Literal["auto", Criterion] = "auto"
     until: float | None = Field(default=None, ge=0, lt=1)
 
     @property
@@ -179,7 +179,7 @@ class Score(Section):
 class Plan(Section):
     """Which blocks go, in which order, and how many."""
 
-    criterion: Literal["auto"] | Criterion
+    criterion: Literal["auto", Criterion]
     search: Literal["one_shot", "greedy", "latency_aware"] = "one_shot"
     max_accuracy_drop_pct: float = Field(ge=0)
     latency_budget_ms: float | None = Field(default=None, gt=0)
