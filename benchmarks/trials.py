@@ -266,8 +266,12 @@ class Results:
     def get(self, name: str, compute: Callable[[], Any]) -> Any:
         """Return the result of that name; `compute` gives it where it is not known yet."""
         if name not in self.known:
-            self.known[name] = compute()
-            with locked(self.path), self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"name": name, "value": self.known[name]}) + "\n")
-            print(name, json.dumps(self.known[name]), flush=True)
+            self.put(name, compute())
         return self.known[name]
+
+    def put(self, name: str, value: Any) -> None:
+        """Add a result; of several with one name the last counts."""
+        self.known[name] = value
+        with locked(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"name": name, "value": value}) + "\n")
+        print(name, json.dumps(value), flush=True)
