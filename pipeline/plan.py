@@ -12,7 +12,7 @@ from torch import nn
 
 from models.surgery import bypass
 from pipeline.data import Dataset, batches, subset
-from pipeline.evaluate import accuracy_pct, reestimate_batch_norm
+from pipeline.evaluate import accuracy_pct
 from pipeline.params import Plan
 from pipeline.progress import progress
 from pipeline.replacement import LADDER, StandIns, cheapest, fit
@@ -47,15 +47,14 @@ def plan(
     Args:
         model: the trained network.
         order: blocks in the order of their removal.
-        data: validation accuracy decides; replacements are fitted and batch-norm statistics
-            re-estimated on train.
+        data: validation accuracy decides; replacements are fitted on train.
         params: the `plan` section.
         device: where to run.
 
     Returns:
-        ``levels``, one per number of removed blocks 0..K, with what stands in for them and the
-        accuracy so, the accuracy of each kind that was tried and, with the identity, the accuracy
-        with batch-norm statistics re-estimated; ``chosen_level``. And each level's stand-ins.
+        ``levels``, one per number of removed blocks 0..K, with what stands in for them, the
+        accuracy so, and the accuracy of each kind that was tried; ``chosen_level``. And each
+        level's stand-ins.
     """
     model = model.to(device).eval()
     levels, chosen = [], []
@@ -86,14 +85,10 @@ def _level(
     accuracies = {kind: accuracy(bypass(model, removed, own)) for kind, own in fitted.items()}
     automatic = params.replacement == "auto"
     kind = cheapest(accuracies, params.replacement_slack_pct) if automatic else list(fitted)[-1]
-    re_estimated = bypass(model, removed)
-    calibration = subset(data.train, params.bn_samples, seed=0)
-    reestimate_batch_norm(re_estimated, batches(calibration, BATCH, **options))
     return {
         "replacement": kind,
         "val_accuracy_pct": accuracies[kind],
         "val_accuracy_by_replacement_pct": accuracies,
-        "val_accuracy_bn_pct": accuracy(re_estimated),
     }, fitted[kind]
 
 

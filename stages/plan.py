@@ -39,8 +39,7 @@ def main(variant: str) -> None:
         chosen = "  <- chosen" if level["level"] == planned["chosen_level"] else ""
         print(
             f"{variant}: level {level['level']}  val {level['val_accuracy_pct']:.2f} %  "
-            f"with {level['replacement']}  "
-            f"(batch norm re-estimated: {level['val_accuracy_bn_pct']:.2f} %){chosen}"
+            f"with {level['replacement']}{chosen}"
         )
 
 

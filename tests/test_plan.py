@@ -52,7 +52,7 @@ def test_levels_are_measured_on_validation_as_the_bypassed_network_is(prepared: 
     found = find_blocks(model, torch.zeros(2, 1, 32, 32))
     order = [block.name for block in found if block.removable][::-1]
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    settings = Plan(criterion="msw", max_accuracy_drop_pct=100.0, bn_samples=200)
+    settings = Plan(criterion="msw", max_accuracy_drop_pct=100.0)
     planned, stand_ins = plan(model, order, data, settings, torch.device("cpu"))
     assert stand_ins == [{}] * 6
     assert [level["removed"] for level in planned["levels"]] == [order[:n] for n in range(6)]
@@ -70,7 +70,7 @@ def test_the_cheapest_good_replacement_is_chosen_and_its_accuracy_is_the_levels(
     torch.manual_seed(0)
     model = create("resnet18_cifar", 10, in_chans=1, width=8)
     order = ["layer1.0", "layer2.1"]
-    options = {"criterion": "msw", "max_accuracy_drop_pct": 100.0, "bn_samples": 200}
+    options = {"criterion": "msw", "max_accuracy_drop_pct": 100.0}
     settings = Plan(**options, replacement="auto", replacement_samples=100)
     planned, stand_ins = plan(model, order, data, settings, torch.device("cpu"))
     loader = list(batches(data.validation, 50, mean=data.mean, std=data.std, device="cpu"))
