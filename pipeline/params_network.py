@@ -6,6 +6,18 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.params_section import Section
 
+Criterion = Literal[
+    "msw",
+    "sliced",
+    "block_influence",
+    "random",
+    "leave_one_out",
+    "recoverability",
+    "msw_validation",
+    "deepest_first",
+    "zscore_percentile",
+]
+
 
 class Model(Section):
     """Which network, by the name and options that `models.zoo.create` takes."""
@@ -42,14 +54,26 @@ class Penalty(Section):
     projections: int = Field(default=50, ge=1)
 
 
+class PlannedLevel(Section):
+    """The blocks that a plan removes up to a level; metrics/plan/<variant>.json is such a plan."""
+
+    plan: str
+    level: int = Field(ge=1)
+
+
 class Strategy(Section):
     """Whether and when blocks go while the network trains (see `pipeline.strategies`)."""
 
-    name: Literal["penalty", "progressive", "anneal", "remove_first", "shallow"] = "penalty"
+    name: Literal["penalty", "progressive", "anneal", "remove_first", "shallow", "explore"] = (
+        "penalty"
+    )
     remove: (
-        Literal["all"] | Annotated[int, Field(ge=1)] | Annotated[list[str], Field(min_length=1)]
+        Literal["all"]
+        | Annotated[int, Field(ge=1)]
+        | Annotated[list[str], Field(min_length=1)]
+        | PlannedLevel
     ) = "all"
-    order: Literal["block_influence", "msw", "deepest_first", "random"] = "block_influence"
+    order: Literal["auto"] | Criterion = "auto"
     until: float | None = Field(default=None, ge=0, lt=1)
 
     @property
@@ -57,7 +81,14 @@ class Strategy(Section):
         """Return the share of the training after which all blocks that are to go are gone."""
         if self.until is not None:
             return self.until
-        return 0.4 if self.name in {"progressive", "anneal"} else 0.0
+        return 0.4 if self.name in {"progressive", "anneal", "explore"} else 0.0
+
+    @property
+    def criterion(self) -> Criterion:
+        """Return what decides which blocks go first; low goes first."""
+        if self.order != "auto":
+            return self.order
+        return "recoverability" if self.name == "explore" else "block_influence"
 
 
 class Distill(Section):
@@ -141,22 +172,14 @@ class Score(Section):
     seed: int = Field(default=0, ge=0, lt=2**31)
     samples: int = Field(ge=2)
     projections: int = Field(ge=1)
+    recovery_images: int = Field(default=2048, ge=0)
+    recovery_learning_rate: float = Field(default=0.01, gt=0)
 
 
 class Plan(Section):
     """Which blocks go, in which order, and how many."""
 
-    criterion: Literal[
-        "auto",
-        "msw",
-        "sliced",
-        "block_influence",
-        "random",
-        "leave_one_out",
-        "msw_validation",
-        "deepest_first",
-        "zscore_percentile",
-    ]
+    criterion: Literal["auto"] | Criterion
     max_accuracy_drop_pct: float = Field(ge=0)
     replacement: Literal["identity", "bias", "affine", "linear", "auto"] = "identity"
     replacement_samples: int = Field(default=512, ge=1)

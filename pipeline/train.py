@@ -9,6 +9,7 @@ that was not (bit for bit on the CPU with one thread).
 
 import math
 import pickle
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,17 +22,19 @@ from torch import Tensor, nn
 
 from models.cost import count_macs
 from models.errors import ArtifactError, ShoalError
+from models.surgery import left_out
 from models.units import Unit
-from pipeline.activations import BlockStatistics, measure_blocks
+from pipeline.activations import measure_blocks
 from pipeline.artifacts import replace_file
 from pipeline.augment import augmentation, mixing
-from pipeline.data import Dataset, Split, batch_count, batches, subset
+from pipeline.criteria import Evidence, gather
+from pipeline.data import Dataset, batch_count, batches, subset
 from pipeline.devices import pick_precision
 from pipeline.distillation import TaskLoss, from_labels, from_teacher
 from pipeline.estimators import ESTIMATORS, Estimator
 from pipeline.evaluate import accuracy_pct
 from pipeline.optimizers import OPTIMIZERS, learning_rate
-from pipeline.params import Train
+from pipeline.params import Score, Train
 from pipeline.progress import progress
 from pipeline.regularizer import block_penalty
 from pipeline.removal import Removal
@@ -83,10 +86,15 @@ def train(
         raise ShoalError("the penalty needs a removable block and this network has none")
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     dtype = pick_precision(params.precision, device)
-    seen = subset(data.train, MONITORED_IMAGES, seed=0)
+    ranking = Score(
+        seed=params.seed,
+        samples=MONITORED_IMAGES,
+        projections=params.penalty.projections,
+        recovery_images=0,  # the training itself is what the network recovers by
+    )
 
-    def measure(units: Sequence[Unit]) -> dict[str, BlockStatistics]:
-        return _measured(model, units, seen, data, params)
+    def measure(units: Sequence[Unit], together: int) -> Evidence:
+        return gather(model, units, data, ranking, device, together=together)
 
     run = _Run(
         model=model,
@@ -99,7 +107,7 @@ def train(
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         estimator=ESTIMATORS[params.penalty.estimator](params.penalty.projections),
         history=[],
-        removal=Removal(model, blocks, params.strategy, measure, params.seed),
+        removal=Removal(model, blocks, params.strategy, measure),
         task=from_labels,
     )
     if teacher is not None:
@@ -137,6 +145,7 @@ class _Run:
     teacher_macs: int = 0  # of one image
     elapsed: float = 0.0  # share of the training that is over
     counted: dict[int, int] = field(default_factory=dict)  # blocks gone → MACs of one image
+    counted_blocks: dict[str, int] = field(default_factory=dict)  # block → its MACs of one image
 
     def train_and_validate(self, epoch: int) -> EpochLog:
         started = time.perf_counter()
@@ -156,6 +165,7 @@ class _Run:
         steps = batch_count(self.data.train, params.batch_size)
         sums = torch.zeros(2, device=self.device)  # task loss, penalty
         rate, spent = params.learning_rate, 0
+        choice = random.Random(self.seed(epoch, 3))
         self.model.train()
         with self.penalty(epoch) as penalty:
             bar = progress(
@@ -167,9 +177,10 @@ class _Run:
             for step, (images, labels) in enumerate(bar):
                 self.elapsed = (epoch * steps + step) / (params.epochs * steps)
                 self.removal.advance(self.elapsed)
-                spent += len(images) * (self.macs() + self.teacher_macs)
                 rate = learning_rate(self.elapsed, params)
-                sums += self.step(images, labels, rate, penalty)
+                with self.removal.sampled(choice) as absent:
+                    sums += self.step(images, labels, rate, penalty)
+                spent += len(images) * (self.macs(absent) + self.teacher_macs)
         task_loss, mean_penalty = (sums / steps).tolist()
         loss = task_loss + params.penalty.weight * mean_penalty
         if not math.isfinite(loss):
@@ -240,18 +251,38 @@ class _Run:
         )
         monitored = subset(self.data.validation, MONITORED_IMAGES, seed=0)
         there = [unit for unit in self.blocks if unit.name not in self.removal.gone]
-        statistics = _measured(self.model, there, monitored, self.data, self.params)
+        statistics = measure_blocks(
+            self.model,
+            there,
+            (images for images, _ in batches(monitored, EVALUATION_BATCH, **options)),
+            n_projections=self.params.penalty.projections,
+            seed=0,
+        )
         distances = {name: measured.msw for name, measured in statistics.items()}
         return {"val_accuracy_pct": accuracy, "distances": distances}
 
-    def macs(self) -> int:
-        """Return the MACs of one image in the network as it is now, counted when it has changed."""
+    def macs(self, absent: Sequence[str]) -> int:
+        """Return the MACs of one image in the network as it is now, without the absent blocks.
+
+        Counted when the network has changed. The blocks keep the form of their features, so what
+        one costs does not depend on the others.
+        """
         removed = len(self.removal.gone)
         if removed not in self.counted:
-            self.model.eval()
-            self.counted[removed] = count_macs(self.model, self.example())
-            self.model.train()
-        return self.counted[removed]
+            self.counted[removed] = self.count()
+        whole = self.counted[removed]
+        for name in absent:
+            if name not in self.counted_blocks:
+                with left_out(self.model, [name]):
+                    self.counted_blocks[name] = whole - self.count()
+        return whole - sum(self.counted_blocks[name] for name in absent)
+
+    def count(self) -> int:
+        """Return the MACs of one image in the network as it is at this moment."""
+        self.model.eval()
+        macs = count_macs(self.model, self.example())
+        self.model.train()
+        return macs
 
     def example(self) -> Tensor:
         """Return one black image, (1, c, h, w)."""
@@ -285,18 +316,3 @@ class _Run:
         except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as e:
             raise ArtifactError(f"checkpoint {checkpoint} is damaged ({e}); delete it") from e
         self.history = state["history"]
-
-
-def _measured(
-    model: nn.Module, units: Sequence[Unit], split: Split, data: Dataset, params: Train
-) -> dict[str, BlockStatistics]:
-    """Return the statistics of the blocks as the network is, which goes on as it was."""
-    was_training, device = model.training, next(model.parameters()).device
-    loader = batches(split, EVALUATION_BATCH, mean=data.mean, std=data.std, device=device)
-    images = (images for images, _ in loader)
-    try:
-        return measure_blocks(
-            model, units, images, n_projections=params.penalty.projections, seed=0
-        )
-    finally:
-        model.train(was_training)

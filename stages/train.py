@@ -29,7 +29,8 @@ from pipeline.artifacts import (
 from pipeline.devices import pick_device, pick_precision
 from pipeline.method import select_units
 from pipeline.networks import create_network, load_trained
-from pipeline.params import load_params
+from pipeline.params import Variant, load_params
+from pipeline.removal import as_planned
 from pipeline.train import EpochLog, train
 from stages import run_variant_stage
 
@@ -37,7 +38,7 @@ from stages import run_variant_stage
 def main(variant: str) -> None:
     """Create the variant's network, train it, and write weights and history."""
     params = load_params()
-    settings = params.variant(variant)
+    settings = planned(params.variant(variant))
     device = pick_device()
     precision = str(pick_precision(settings.train.precision, device)).removeprefix("torch.")
     images = data.load(artifacts_dir("prepare"))
@@ -96,6 +97,13 @@ def main(variant: str) -> None:
         }
         write_json(metrics_path("train", variant), metrics)
     shutil.rmtree(checkpoint.parent)
+
+
+def planned(settings: Variant) -> Variant:
+    """Return the settings with the names of the blocks to remove, also where a plan has them."""
+    strategy = as_planned(settings.train.strategy)
+    changed = settings.train.model_copy(update={"strategy": strategy})
+    return settings.model_copy(update={"train": changed})
 
 
 def teacher_of(variant: str, name: str, student: zoo.ModelSpec) -> nn.Module:

@@ -9,12 +9,12 @@ import yaml
 
 from models.errors import ParamsError
 from pipeline import params
+from pipeline.criteria import CRITERIA
 from pipeline.estimators import ESTIMATORS
 from pipeline.method import ORDERS
 from pipeline.optimizers import OPTIMIZERS, SCHEDULES
 from pipeline.params import load_params
 from pipeline.prepare import FITS, SOURCES
-from pipeline.score import CRITERIA
 
 FIXED = Path(__file__).parent / "params.yaml"
 SHIPPED = Path(__file__).parent.parent / "params.yaml"
