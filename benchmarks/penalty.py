@@ -21,7 +21,7 @@ from benchmarks.trials import (
     training,
 )
 from pipeline.activations import measure_blocks
-from pipeline.plan import removal_order
+from pipeline.search import removal_order
 
 LAMBDAS = (1.0, 3.0, 5.0)
 FAMILY_LAMBDAS = (0.0, 0.1, 1.0, 5.0)

@@ -118,6 +118,7 @@ def training(
     start: Outcome | None = None,
     without: Sequence[str] = (),
     teacher: Outcome | None = None,
+    pretrained: bool = True,
 ) -> Outcome:
     """Train once, or load what was trained before.
 
@@ -128,13 +129,16 @@ def training(
         start: a trained network to go on from, with a fresh optimiser; none: as the task says.
         without: blocks that are taken out of `start` before.
         teacher: a trained network whose logits are learnt from too.
+        pretrained: whether to start from published weights where the task does.
     """
+    settings = TASKS[task].model
+    settings = settings.model_copy(update={"pretrained": pretrained and settings.pretrained})
     recipe = {"penalty": {"lambda": 0.0}, **TASKS[task].recipe, **changes, "seed": seed}
     origins = [None if given is None else given.record["key"] for given in (start, teacher)]
-    key = digest([task, repr(TASKS[task]), recipe, origins, list(without)])
+    key = digest([task, repr(TASKS[task]), recipe, origins, list(without), pretrained])
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    model, spec, images = create_network(TASKS[task].model, images_of(task))
+    model, spec, images = create_network(settings, images_of(task))
     units = select_units(Method(), model, spec.example()).removable
     gone = [*(start.record["removed"] if start else ()), *without]
     take_out(model, gone)

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from models.errors import ParamsError
+from pipeline import search
 from pipeline.data import Dataset, batches, subset
 from pipeline.evaluate import accuracy_pct, has_batch_norm, reestimate_batch_norm
-from pipeline.params import Distill, Heal, Penalty, Strategy, Train
-from pipeline.repairs import ACCURACIES, AS_PLANNED, Level
+from pipeline.params import Distill, Heal, Params, Penalty, Strategy, Train
+from pipeline.repairs import ACCURACIES, AS_PLANNED, Level, shipped_accuracy_pct
 
 BATCH = 256
 KEPT = ("level", "removed", "replacement")  # of what `plan` says of a level
@@ -109,3 +110,28 @@ def re_estimated(
     loader = batches(some, BATCH, mean=data.mean, std=data.std, device=device)
     reestimate_batch_norm(repaired, loader)
     return repaired
+
+
+def chosen_level(levels: Sequence[Level], planned: Mapping[str, Any], params: Params) -> int:
+    """Return the level to ship: that of `plan`, or where levels are repaired the one it would be.
+
+    A plan goes by validation accuracy, so what is shipped may be good enough at a deeper level, or
+    another one be the most accurate within a budget of latency.
+
+    Args:
+        levels: entries of `heal`, all levels.
+        planned: the metrics of `plan`.
+        params: `heal` says what is shipped, `plan` what is allowed.
+    """
+    if params.heal.ship == AS_PLANNED:
+        return int(planned["chosen_level"])
+    accuracies = [shipped_accuracy_pct(level) for level in levels]
+    if not params.plan.measures_latency:
+        return search.deepest_level(accuracies, params.plan.max_accuracy_drop_pct)
+    # Repairs change no structure, so the plan's latencies hold.
+    measured = [
+        search.Level(level["removed"], {}, accuracy)
+        for level, accuracy in zip(levels, accuracies, strict=True)
+    ]
+    latencies = [level["latency_ms"] for level in planned["levels"]]
+    return search.most_accurate_level(measured, latencies, params.plan)

@@ -180,10 +180,32 @@ class Plan(Section):
     """Which blocks go, in which order, and how many."""
 
     criterion: Literal["auto"] | Criterion
+    search: Literal["one_shot", "greedy", "latency_aware"] = "one_shot"
     max_accuracy_drop_pct: float = Field(ge=0)
+    latency_budget_ms: float | None = Field(default=None, gt=0)
+    latency_batch: int = Field(default=1, ge=1)
     replacement: Literal["identity", "bias", "affine", "linear", "auto"] = "identity"
     replacement_samples: int = Field(default=512, ge=1)
     replacement_slack_pct: float = Field(default=0.1, ge=0)
+
+    @property
+    def measures_latency(self) -> bool:
+        """Return whether the plan depends on the machine it is made on."""
+        return self.search == "latency_aware"
+
+    @model_validator(mode="after")
+    def _a_budget_to_keep(self) -> "Plan":
+        if self.measures_latency and self.criterion != "auto":
+            raise ValueError(
+                "search 'latency_aware' goes by accuracy lost per ms saved, not by criterion "
+                f"{self.criterion!r}; set criterion: auto, or search: greedy"
+            )
+        if self.measures_latency and self.latency_budget_ms is None:
+            raise ValueError(
+                "search 'latency_aware' needs latency_budget_ms, the time that one batch of "
+                "latency_batch images may take"
+            )
+        return self
 
 
 class HealDistill(Section):

@@ -6,7 +6,6 @@ artifacts/collapse/<variant>/level_<n>.onnx and metrics/collapse/<variant>.json.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from models.cost import count_macs, count_parameters
-from models.replacements import ChannelMap
 from models.surgery import put_back
 from pipeline.artifacts import artifacts_dir, metrics_path, read_json, replace_dir, write_json
-from pipeline.channel_maps import Map, Maps
+from pipeline.channel_maps import as_maps
 from pipeline.collapse import CollapseReport, collapse_onnx
 from pipeline.data import Dataset, Split, batches, subset
 from pipeline.engines import onnxruntime
@@ -52,7 +50,7 @@ def main(variant: str) -> None:
                 units = select_units(method, model, example).units
                 source = export_onnx(whole, example, folder / "whole.onnx", blocks=units)
                 made_by = "export"
-            report = collapse_onnx(source, target, removed, _as_maps(stand_ins(shallow, removed)))
+            report = collapse_onnx(source, target, removed, as_maps(stand_ins(shallow, removed)))
             measured = measure_level(target, shallow, report, data=data, params=params.collapse)
             levels.append({"level": healed["level"], "made_by": made_by, **measured})
             print(
@@ -64,13 +62,6 @@ def main(variant: str) -> None:
         (folder / "whole.onnx").unlink(missing_ok=True)
     metrics = {"variant": variant, **params.collapse.model_dump(), "levels": levels}
     write_json(metrics_path("collapse", variant), metrics)
-
-
-def _as_maps(fitted: Mapping[str, ChannelMap]) -> Maps:
-    def array(tensor: Tensor | None) -> Any:
-        return None if tensor is None else tensor.detach().numpy()
-
-    return {n: Map(array(m.weight), array(m.bias), m.axis) for n, m in fitted.items()}
 
 
 def measure_level(

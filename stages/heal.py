@@ -28,12 +28,11 @@ from pipeline.artifacts import (
     write_json,
 )
 from pipeline.devices import pick_device, pick_precision
-from pipeline.heal import fine_tuning, repair, require_repairable
+from pipeline.heal import chosen_level, fine_tuning, repair, require_repairable
 from pipeline.levels import planned_network, repaired_weights
 from pipeline.networks import load_trained
 from pipeline.params import Train, load_params
-from pipeline.plan import deepest_level
-from pipeline.repairs import ACCURACIES, AS_PLANNED, Level, is_repaired, shipped_accuracy_pct
+from pipeline.repairs import ACCURACIES, Level, is_repaired
 from pipeline.train import EpochLog, train
 from stages import run_variant_stage
 
@@ -73,10 +72,7 @@ def main(variant: str) -> None:
                     zoo.save_weights(shipped, repaired_weights(folder, entry))
                 levels.append(entry)
                 print(_line(variant, entry), flush=True)
-        chosen = planned["chosen_level"]
-        if params.heal.ship != AS_PLANNED:
-            accuracies = [shipped_accuracy_pct(level) for level in levels]
-            chosen = deepest_level(accuracies, planned["max_accuracy_drop_pct"])
+        chosen = chosen_level(levels, planned, params)
         settled = {"variant": variant, **params.heal.model_dump(), "device": str(device)}
         metrics = {**settled, "levels": levels, "chosen_level": chosen}
         write_json(metrics_path("heal", variant), metrics)

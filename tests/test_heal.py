@@ -24,11 +24,11 @@ from models.surgery import bypass
 from pipeline.data import Dataset, batches, load, subset
 from pipeline.engines.onnxruntime import runner
 from pipeline.evaluate import accuracy_pct, reestimate_batch_norm
-from pipeline.heal import fine_tuning, repair, require_repairable
+from pipeline.heal import chosen_level, fine_tuning, repair, require_repairable
 from pipeline.levels import planned_network, shipped_network, stand_ins
 from pipeline.networks import load_trained
 from pipeline.onnx_graph import load_onnx, read_boundaries
-from pipeline.params import Distill, Heal, HealDistill, Strategy, load_params
+from pipeline.params import Distill, Heal, HealDistill, Plan, Strategy, load_params
 from pipeline.parity import compare
 from pipeline.replacement import fit
 from pipeline.train import train
@@ -167,6 +167,41 @@ def test_a_distilled_step_is_the_one_taken_by_hand(
 
 
 GONE = ["layer1.0", "layer1.1", "layer2.1"]  # in training: fewer levels are faster
+FACTS = [(90.0, 89.0, 4.0), (80.0, 89.5, 3.0), (70.0, 88.9, 2.0)]  # plain %, healed %, ms
+
+
+@pytest.mark.parametrize(
+    ("ship", "plan_says", "expected"),
+    [
+        ("removed", {"max_accuracy_drop_pct": 1.0}, 0),
+        ("healed", {"max_accuracy_drop_pct": 1.0}, 1),  # level 2 is below 89
+        ("healed", {"max_accuracy_drop_pct": 1.2}, 2),
+        ("healed", {"search": "latency_aware", "latency_budget_ms": 3.5}, 1),
+        ("healed", {"search": "latency_aware", "latency_budget_ms": 2.5}, 2),
+        ("removed", {"search": "latency_aware", "latency_budget_ms": 3.5}, 0),
+    ],
+)
+def test_the_level_is_chosen_by_what_is_shipped(ship: str, plan_says: dict, expected: int) -> None:
+    always = {"criterion": "auto", "max_accuracy_drop_pct": 0.0}
+    params = load_params(ROOT / "tests" / "params.yaml").model_copy(
+        update={
+            "plan": Plan.model_validate(always | plan_says),
+            "heal": Heal.model_validate({"ship": ship, "epochs": 1}),
+        }
+    )
+    levels = [
+        {
+            "removed": ["a", "b"][:n],
+            "shipped": ship if n else "removed",
+            "val_accuracy_removed_pct": plain,
+            "val_accuracy_healed_pct": healed,
+        }
+        for n, (plain, healed, _) in enumerate(FACTS)
+    ]
+    planned = {"chosen_level": 0, "levels": [{"latency_ms": ms} for *_, ms in FACTS]}
+    assert chosen_level(levels, planned, params) == expected
+
+
 HEAL = {"epochs": 2, "learning_rate": 0.02, "bn_samples": 300}
 
 

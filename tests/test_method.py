@@ -19,7 +19,7 @@ from pipeline.criteria import CRITERIA, Evidence
 from pipeline.distances import directions, max_sliced_wasserstein
 from pipeline.method import ORDERS, Selection, select_units
 from pipeline.params import Method
-from pipeline.plan import removal_order
+from pipeline.search import removal_order
 from stages import export, plan, score, train
 
 OFFICIAL = Method(mode="official")
