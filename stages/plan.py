@@ -70,11 +70,10 @@ def _print(variant: str, planned: dict[str, Any]) -> None:
         print(f"{variant}: block {name} alone saves {ms:.3f} of {planned['whole_ms']:.3f} ms")
     for level in planned["levels"]:
         chosen = "  <- chosen" if level["level"] == planned["chosen_level"] else ""
-        latency = f"{level['latency_ms']:.3f} ms  " if "latency_ms" in level else ""
+        latency = f"  {level['latency_ms']:.3f} ms" if "latency_ms" in level else ""
         print(
             f"{variant}: level {level['level']}  val {level['val_accuracy_pct']:.2f} %  "
-            f"with {level['replacement']}  {latency}"
-            f"(batch norm re-estimated: {level['val_accuracy_bn_pct']:.2f} %){chosen}"
+            f"with {level['replacement']}{latency}{chosen}"
         )
 
 
