@@ -21,12 +21,12 @@ def accuracy_by_depth(groups: Mapping[str, Rows], path: Path) -> None:
     panels = figure.subplots(1, 2, sharey=True)
     for axes, repair in zip(panels, ("identity", "bn"), strict=True):
         for label, rows in groups.items():
-            depth = len(rows[0]["levels"])
+            levels = [list(row["levels"].values()) for row in rows]
             values = [
-                [row["levels"][n].get(repair, row["levels"][n]["identity"]) for row in rows]
-                for n in range(depth)
+                [level.get(repair, level["identity"]) for level in own]
+                for own in zip(*levels, strict=True)
             ]
-            _line(axes, range(depth), values, label)
+            _line(axes, range(len(values)), values, label)
         axes.set_xlabel("blocks removed")
         axes.set_title("as removed" if repair == "identity" else "batch norm re-estimated")
         axes.grid(alpha=0.3)

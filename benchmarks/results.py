@@ -84,68 +84,65 @@ def penalty_rows(task: str) -> dict[str, Rows]:
 
 def _depths(rows: Rows) -> list[str]:
     """Return test % by the number of blocks out, plainly, and for all of them mended."""
-    depth = len(rows[0]["levels"])
-    cells = [spread([row["levels"][n]["identity"] for row in rows]) for n in range(depth)]
-    return [*cells, spread([row["levels"][-1]["bn"] for row in rows])]
+    levels = list(rows[0]["levels"])
+    cells = [spread([row["levels"][n]["identity"] for row in rows]) for n in levels]
+    mended = [spread([row["levels"][levels[-1]][key] for row in rows]) for key in ("bn", "linear")]
+    return [*cells, *mended]
 
 
 def sweep() -> str:
-    """λ × estimator: test % against removed blocks."""
-    groups = {
-        k: v for k, v in penalty_rows("resnet18").items() if "batch" not in k and "L =" not in k
-    }
-    depth = len(next(iter(groups.values()))[0]["levels"])
-    head = ["penalty", "whole", *(f"{n} out" for n in range(1, depth)), f"{depth - 1} out, BN"]
+    """Return λ × estimator: test % against removed blocks."""
+    groups = _sweep()
+    depth = len(next(iter(groups.values()))[0]["levels"]) - 1
+    head = ["penalty", "whole", *(f"{n} out" for n in range(1, depth + 1))]
+    head += [f"{depth} out, BN re-estimated", f"{depth} out, linear maps"]
     return markdown(head, ([label, *_depths(rows)] for label, rows in groups.items()))
 
 
+def _sweep() -> dict[str, Rows]:
+    groups = penalty_rows("resnet18")
+    return {k: v for k, v in groups.items() if "batch" not in k and "L =" not in k}
+
+
 def batch_norm() -> str:
-    """The same with batch norm re-estimated after each removal."""
-    groups = {
-        k: v for k, v in penalty_rows("resnet18").items() if "batch" not in k and "L =" not in k
-    }
-    depth = len(next(iter(groups.values()))[0]["levels"])
-
-    def cells(rows: Rows, repair: str) -> list[str]:
-        return [spread([row["levels"][n][repair] for row in rows]) for n in range(1, depth)]
-
+    """Return the same with batch norm re-estimated after each removal."""
+    groups = _sweep()
+    depth = len(next(iter(groups.values()))[0]["levels"]) - 1
+    levels = [str(n) for n in range(1, depth + 1)]
     return markdown(
-        ["penalty", "repair", *(f"{n} out" for n in range(1, depth))],
+        ["penalty", *(f"{n} out" for n in levels)],
         (
-            [label, name, *cells(rows, repair)]
+            [label, *(spread([row["levels"][n]["bn"] for row in rows]) for n in levels)]
             for label, rows in groups.items()
-            for repair, name in (("bn", "BN re-estimated"), ("linear", "linear maps"))
         ),
     )
 
 
 def ablations() -> str:
-    """Batch size and number of directions."""
+    """Return batch sizes and numbers of directions at one λ."""
     groups = penalty_rows("resnet18")
     chosen = {label: rows for label, rows in groups.items() if label.startswith("λ = 3, random")}
+
+    def cells(rows: Rows) -> list[str]:
+        levels = (0, len(rows[0]["order"]))
+        accuracies = [spread([row["levels"][str(n)]["identity"] for row in rows]) for n in levels]
+        return [*accuracies, f"{statistics.mean(row['cpu_seconds'] for row in rows):.0f}"]
+
     return markdown(
         ["penalty", "whole", "all out", "CPU s"],
-        (
-            [
-                label,
-                spread([row["levels"][0]["identity"] for row in rows]),
-                spread([row["levels"][-1]["identity"] for row in rows]),
-                f"{statistics.mean(row['cpu_seconds'] for row in rows):.0f}",
-            ]
-            for label, rows in chosen.items()
-        ),
+        ([label, *cells(rows)] for label, rows in chosen.items()),
     )
 
 
 def families() -> str:
-    """λ per architecture: test % whole, with half and with all removable blocks out."""
+    """Return λ per architecture: test % whole, with half and with all removable blocks out."""
     lines = []
     for task in ("vit", "mobilenetv2"):
         for label, rows in penalty_rows(task).items():
-            depth = len(rows[0]["levels"]) - 1
-            levels = (0, (depth + 1) // 2, depth)
+            depth = len(rows[0]["order"])
+            levels = [str(n) for n in (0, (depth + 1) // 2, depth)]
             cells = [spread([row["levels"][n]["identity"] for row in rows]) for n in levels]
-            cells.append(spread([row["levels"][depth]["linear"] for row in rows]))
+            cells.append(spread([row["levels"][str(depth)]["linear"] for row in rows]))
             lines.append([task, str(depth), label, *cells])
     head = ["network", "removable", "penalty", "whole", "half out", "all out", "all, linear maps"]
     return markdown(head, lines)

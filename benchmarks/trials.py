@@ -25,7 +25,7 @@ from pipeline import data
 from pipeline.artifacts import CACHE, digest, locked, read_json, replace_dir, write_json
 from pipeline.data import Dataset, Split, batches, subset
 from pipeline.devices import pick_device
-from pipeline.evaluate import accuracy_pct, reestimate_batch_norm
+from pipeline.evaluate import accuracy_pct, has_batch_norm, reestimate_batch_norm
 from pipeline.method import select_units
 from pipeline.networks import create_network
 from pipeline.params import Method, Model, Prepare, Train
@@ -241,16 +241,22 @@ def test_pct(model: nn.Module, images: Dataset) -> float:
     return accuracy_pct(model.eval(), loader(images.test, images))
 
 
-def after_removal(outcome: Outcome, removed: Sequence[str]) -> dict[str, float]:
-    """Return test % without further blocks: plainly, with batch norm re-estimated, mapped."""
+def after_removal(
+    outcome: Outcome, removed: Sequence[str], *, repairs: Sequence[str] = ("bn", "linear")
+) -> dict[str, float]:
+    """Return test % without further blocks: as they are (`identity`), and by repair."""
     model, images = outcome.model, outcome.images
     result = {"identity": test_pct(bypass(model, removed), images)}
-    if removed:
+    if not removed:
+        return result
+    if "bn" in repairs and has_batch_norm(model):
         re_estimated = bypass(model, removed)
         reestimate_batch_norm(re_estimated, loader(calibration(images), images))
+        result["bn"] = test_pct(re_estimated, images)
+    if "linear" in repairs:
         seen = (x for x, _ in loader(calibration(images), images))
         mapped = bypass(model, removed, fit(model, removed, "linear", seen))
-        result |= {"bn": test_pct(re_estimated, images), "linear": test_pct(mapped, images)}
+        result["linear"] = test_pct(mapped, images)
     return result
 
 
