@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("seeds", type=int, nargs="+")
     parser.add_argument("--trainings", nargs="+", default=list(TRAININGS), choices=TRAININGS)
-    parser.add_argument("--sets-only", action="store_true", help="do not heal from single blocks")
+    parser.add_argument("--what", nargs="+", default=["sets", "singles"], help="what goes")
     arguments = parser.parse_args()
     task, results = arguments.task, Results("choosing")
     for seed in arguments.seeds:
@@ -44,9 +44,12 @@ def main() -> None:
             name = f"{task} {how} {seed}"
             chosen = results.get(f"{name} scores", partial(scores, start, seed))
             half = (len(start.there) + 1) // 2
-            sets = {by: removal_order(own)[:half] for by, own in chosen.items()}
-            singles = {} if arguments.sets_only else {block: [block] for block in start.there}
-            for label, removed in (sets | singles).items():
+            going = {
+                "sets": {by: removal_order(own)[:half] for by, own in chosen.items()},
+                "singles": {block: [block] for block in start.there},
+            }
+            wanted = [item for what in arguments.what for item in going[what].items()]
+            for label, removed in wanted:
                 compute = partial(without, start, removed, seed)
                 key = "+".join(sorted(removed))  # criteria that agree share a measurement
                 results.get(f"{name} {label}", partial(results.get, f"{name} {key}", compute))
@@ -77,7 +80,7 @@ def without(start: Outcome, removed: Sequence[str], seed: int) -> dict[str, Any]
     return {
         "removed": list(removed),
         "whole": test_pct(start.model, start.images),
-        **after_removal(start, removed),
+        **after_removal(start, removed, repairs=["bn"]),
         "healed": test_pct(healed.model, healed.images),
         "healing_cpu_seconds": healed.record["cpu_seconds"],
     }

@@ -278,6 +278,7 @@ class Results:
     def put(self, name: str, value: Any) -> None:
         """Add a result; of several with one name the last counts."""
         self.known[name] = value
-        with locked(self.path), self.path.open("a", encoding="utf-8") as file:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(FOLDER / self.path.name), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"name": name, "value": value}) + "\n")
         print(name, json.dumps(value), flush=True)
