@@ -4,7 +4,7 @@
     python -m benchmarks.choosing resnet18 0 1 2
 
 For a network trained plainly and one trained with the penalty: the scores of every criterion, what
-each block alone is worth (its removal, then also an epoch of healing), and the network without the
+each block alone is worth (its removal, then also healing it), and the network without the
 half that a criterion chooses, before healing (plainly and with batch norm re-estimated) and after.
 Three draws stand for choosing at random. Adds to benchmarks/results/choosing.jsonl;
 `python -m benchmarks.results` makes the page.
@@ -26,6 +26,7 @@ from pipeline.search import removal_order
 
 TRAININGS = {"plain": {}, "penalty": penalised(3.0, estimator="power")}
 DRAWS = 3
+HEALING = 4  # a fourth of the training's length
 SCORING = {"samples": 1024, "projections": 50, "recovery_images": 2048}
 
 
@@ -72,10 +73,9 @@ def scores(start: Outcome, seed: int) -> dict[str, dict[str, float]]:
 
 def without(start: Outcome, removed: Sequence[str], seed: int) -> dict[str, Any]:
     """Return test % of the whole network and without these blocks, before and after healing."""
-    healing = {
-        "epochs": 1,
-        "learning_rate": TASKS[start.record["task"]].recipe["learning_rate"] / 4,
-    }
+    recipe = TASKS[start.record["task"]].recipe
+    epochs = recipe["epochs"] // HEALING
+    healing = {"epochs": epochs, "learning_rate": recipe["learning_rate"] / 4}
     healed = training(start.record["task"], healing, seed, start=start, without=removed)
     return {
         "removed": list(removed),
