@@ -65,7 +65,6 @@ FINE_TUNED: Ways = {
     "remove_first, block influence": strategy("remove_first"),
     "remove_first, deepest first": strategy("remove_first", order="deepest_first"),
     "anneal": strategy("anneal"),
-    "explore": strategy("explore"),
     "explore until 0.2": strategy("explore", until=0.2),
     "explore until 0.2, distilled": strategy("explore", until=0.2) | DISTILLED,
     "shallow (from scratch)": strategy("shallow", order="random"),

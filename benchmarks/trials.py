@@ -52,7 +52,7 @@ class Task:
 
 
 FROM_SCRATCH = {
-    "epochs": 16,
+    "epochs": 12,
     "images_per_epoch": 4500,
     "batch_size": 128,
     "learning_rate": 0.1,
@@ -67,24 +67,24 @@ WITH_ADAM = FROM_SCRATCH | {
     "learning_rate": 0.002,
     "weight_decay": 0.0,
     "epochs": 8,
-    "images_per_epoch": 1500,
+    "images_per_epoch": 1250,
 }
 WITH_SGD = FROM_SCRATCH | {"learning_rate": 0.05, "images_per_epoch": 1500}
 TASKS = {
     "resnet18": Task(
-        Model(name="resnet18_cifar", options={"width": 16}), 32, 18000, 10000, FROM_SCRATCH
+        Model(name="resnet18_cifar", options={"width": 16}), 32, 18000, 4000, FROM_SCRATCH
     ),
     "resnet18_full": Task(
-        Model(name="resnet18_cifar", options={"width": 64}), 32, 18000, 10000, FROM_SCRATCH
+        Model(name="resnet18_cifar", options={"width": 64}), 32, 18000, 4000, FROM_SCRATCH
     ),
     "efficientnet_lite0": Task(
         Model(name="tf_efficientnet_lite0", pretrained=True),
         48,
         6000,
-        4000,
+        3000,
         WITH_ADAM,
     ),
-    "mobilenetv2": Task(Model(name="mobilenetv2_050"), 32, 6000, 4000, WITH_SGD),
+    "mobilenetv2": Task(Model(name="mobilenetv2_050"), 32, 6000, 3000, WITH_SGD),
     "vit": Task(
         Model(
             name="vit_tiny_patch16_224",
@@ -92,7 +92,7 @@ TASKS = {
         ),
         32,
         6000,
-        4000,
+        3000,
         WITH_ADAM,
     ),
 }
