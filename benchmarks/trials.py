@@ -181,7 +181,7 @@ def _train(
     started = time.process_time()
     trained = train(
         model,
-        dataclasses.replace(images, validation=subset(images.validation, MONITORED_IMAGES, seed=0)),
+        monitored(images),
         Train.model_validate(record["recipe"]),
         there,
         device=pick_device(),
@@ -226,6 +226,12 @@ def images_of(task: str) -> Dataset:
         validation=subset(images.validation, VALIDATION_IMAGES, seed=0),
         test=subset(images.test, TASKS[task].test_images, seed=0),
     )
+
+
+def monitored(images: Dataset) -> Dataset:
+    """Return the images with fewer to validate on, which is done after every short epoch."""
+    few = subset(images.validation, MONITORED_IMAGES, seed=0)
+    return dataclasses.replace(images, validation=few)
 
 
 def loader(split: Split, images: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
