@@ -31,8 +31,8 @@ from pipeline.devices import pick_device, pick_precision
 from pipeline.evaluate import accuracy_pct, reestimate_batch_norm
 from pipeline.networks import create_network
 from pipeline.params import Model, Prepare, Train
-from pipeline.plan import removal_order
 from pipeline.prepare import prepare
+from pipeline.search import removal_order
 from pipeline.train import EVALUATION_BATCH, EpochLog, train
 from stages import run_stage
 

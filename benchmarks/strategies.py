@@ -1,200 +1,212 @@
-"""Compare ways to a network without its removable blocks, at equal training time.
+"""Compare the ways to a shallow network at equal training time, at half and at full depth.
 
-    dvc repro prepare
-    python -m benchmarks.strategies 0 1 2 --threads 2
+    python -m benchmarks.strategies resnet18 0 1 2
+    python -m benchmarks.strategies efficientnet_lite0 0 1 2
 
-Every way gets about the time that the plain training takes: its number of epochs follows from the
-images per second it reaches in a trial, interleaved with the others'. The network, data and recipe
-are those of params.yaml. Finished trainings are kept under .cache and not repeated, so a stopped
-run can be continued. The table goes to docs/strategies.md; accuracies are on test, read once, and
-nothing was chosen by them.
+Every way gets the time that plain training takes: how many epochs that is follows from the CPU
+seconds per image that each needs in trials taken in turn, rounded down (up where a twentieth of an
+epoch is missing), less what choosing blocks costs. A teacher's own training is not counted; ways
+that have one say so. Adds to benchmarks/results/strategies.jsonl; accuracies are on test, read
+once, and nothing was chosen by them. `python -m benchmarks.results` makes the page.
 """
 
 import argparse
-import json
-import statistics
+import dataclasses
+import math
 import tempfile
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from benchmarks.spread import spread
-from models.surgery import bypass
-from models.units import Unit
-from pipeline import data
-from pipeline.artifacts import CACHE, artifacts_dir, code_digest, digest, replace_file
-from pipeline.data import Dataset
+from benchmarks.penalty import by_distance, penalised
+from benchmarks.trials import TASKS, Outcome, Results, after_removal, images_of, test_pct, training
+from pipeline.criteria import CRITERIA, gather
+from pipeline.data import subset
 from pipeline.devices import pick_device
-from pipeline.evaluate import accuracy_pct, reestimate_batch_norm
 from pipeline.method import select_units
 from pipeline.networks import create_network
-from pipeline.params import Train, Variant, load_params
-from pipeline.replacement import fit
-from pipeline.train import EVALUATION_BATCH, Trained, train
+from pipeline.params import Method, Score, Strategy, Train
+from pipeline.train import MONITORED_IMAGES, train
 
-TARGET = Path("docs/strategies.md")
-RESULTS = CACHE / "benchmarks" / "strategies.jsonl"
-TRIAL_IMAGES, TRIAL_ROUNDS = 8192, 3
-CALIBRATION_IMAGES = 2048
-WAYS: dict[str, dict[str, Any]] = {
-    "plain training, nothing removed while it trains": {},
-    "`penalty`, λ = 5, random (the paper)": {"penalty": {"lambda": 5.0, "estimator": "random"}},
-    "`penalty`, λ = 3, random": {"penalty": {"lambda": 3.0, "estimator": "random"}},
-    "`penalty`, λ = 3, power": {"penalty": {"lambda": 3.0, "estimator": "power"}},
-    "`progressive`, λ = 3, power": {
-        "penalty": {"lambda": 3.0, "estimator": "power"},
-        "strategy": {"name": "progressive"},
-    },
-    "`progressive`, λ = 0": {"strategy": {"name": "progressive"}},
-    "`anneal`": {"strategy": {"name": "anneal"}},
-    "`remove_first`, at 40 %": {"strategy": {"name": "remove_first", "until": 0.4}},
-    "`shallow`": {"strategy": {"name": "shallow"}},
+TRIAL_IMAGES, TRIAL_ROUNDS = 1024, 3
+PLAIN = "plain training"
+DISTILLED = {"distill": {"weight": 0.5, "temperature": 4.0}}
+
+Ways = dict[str, dict[str, Any]]
+
+
+def strategy(name: str, **changes: Any) -> dict[str, Any]:
+    """Return a recipe's `strategy`."""
+    return {"strategy": {"name": name, **changes}}
+
+
+SCRATCH: Ways = {
+    PLAIN: {},
+    "penalty, λ = 5, random (the paper)": penalised(5.0),
+    "penalty, λ = 3, power": penalised(3.0, estimator="power"),
+    "progressive, λ = 3, power": penalised(3.0, estimator="power") | strategy("progressive"),
+    "remove_first": strategy("remove_first", until=0.4),
+    "anneal": strategy("anneal"),
+    "anneal until 0.2": strategy("anneal", until=0.2),
+    "explore": strategy("explore"),
+    "shallow": strategy("shallow", order="random"),
+    "anneal, distilled": strategy("anneal") | DISTILLED,
+    "shallow, distilled": strategy("shallow", order="random") | DISTILLED,
 }
+FINE_TUNED: Ways = {
+    PLAIN: {},
+    "penalty, λ = 5, random (the paper)": penalised(5.0),
+    "penalty, λ = 1, power": penalised(1.0, estimator="power"),
+    "progressive, λ = 1, power": penalised(1.0, estimator="power") | strategy("progressive"),
+    "remove_first, random": strategy("remove_first", order="random"),
+    "remove_first, block influence": strategy("remove_first"),
+    "remove_first, deepest first": strategy("remove_first", order="deepest_first"),
+    "anneal": strategy("anneal"),
+    "anneal, deepest first": strategy("anneal", order="deepest_first"),
+    "explore": strategy("explore"),
+    "explore until 0.2": strategy("explore", until=0.2),
+    "explore until 0.2, distilled": strategy("explore", until=0.2) | DISTILLED,
+    "shallow (from scratch)": strategy("shallow", order="random"),
+}
+WAYS = {"resnet18": SCRATCH, "efficientnet_lite0": FINE_TUNED}
 
 
 def main() -> None:
-    """Train what has not been trained yet, and write the table."""
+    """Measure what has not been measured yet."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", choices=WAYS)
     parser.add_argument("seeds", type=int, nargs="+")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--ways", nargs="+", help="only these")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    params = load_params()
-    variant = next(iter(params.variants.values()))
-    images = data.load(artifacts_dir("prepare"))
-    setting = digest([variant.model_dump(by_alias=True), params.prepare.model_dump(), WAYS])
-    known = _known(f"{setting} {code_digest()}")
-    epochs = known("epochs", partial(epochs_at_equal_time, variant, images))
+    task = arguments.task
+    results = Results("strategies")
+    ways = {way: WAYS[task][way] for way in arguments.ways or WAYS[task]}
     for seed in arguments.seeds:  # seed by seed, so that a stopped run has whole tables
-        for way in WAYS:
-            known(f"{way} {seed}", partial(measure, variant, way, seed, epochs[way], images))
-    results = {way: [known(f"{way} {seed}") for seed in arguments.seeds] for way in WAYS}
-    with replace_file(TARGET) as temporary:
-        temporary.write_text(page(results, epochs, arguments.seeds), encoding="utf-8")
-    print(TARGET.read_text(encoding="utf-8"))
+        for way, wanted in ways.items():
+            for depth in depths(task, wanted):
+                name = f"{task} {way} {depth}"
+                epochs = results.get(
+                    f"{name} epochs", partial(equal_epochs, results, task, way, depth)
+                )
+                compute = partial(measure, task, way, depth, epochs, seed)
+                results.get(f"{name} {seed}", compute)
 
 
-def settings(variant: Variant, way: str, **changes: object) -> Train:
-    """Return the recipe of the variant with what is particular to the way."""
-    recipe = variant.train.model_dump(by_alias=True)
-    own = {key: recipe[key] | value for key, value in WAYS[way].items()}
-    return Train.model_validate(recipe | own | changes)
+def depths(task: str, way: Mapping[str, Any]) -> list[int]:
+    """Return how many blocks are to go: half of them and all; 0 where one training serves both."""
+    count = len(removable(task))
+    if "strategy" not in way:
+        return [0]
+    exploring = way["strategy"]["name"] == "explore"  # of all blocks there is nothing to choose
+    return [(count + 1) // 2] if exploring else [(count + 1) // 2, count]
 
 
-def epochs_at_equal_time(variant: Variant, images: Dataset) -> dict[str, int]:
-    """Return how many epochs each way may take, from trials of one short epoch each."""
-    few = data.subset(images.train, TRIAL_IMAGES, seed=0)
-    trial = Dataset(**{**vars(images), "train": few, "validation": data.subset(few, 256, seed=0)})
-    speeds: dict[str, list[float]] = {way: [] for way in WAYS}
-    for _ in range(TRIAL_ROUNDS):
-        for way in WAYS:
-            _, _, trained = _train(variant, settings(variant, way, epochs=1), trial)
-            speeds[way].append(trained.history[0]["images_per_s"])
-    plain, *_ = (max(own) for own in speeds.values())  # whatever else runs only slows down
+def removable(task: str) -> list[str]:
+    """Return the removable blocks of a task's network."""
+    model, spec, _ = create_network(TASKS[task].model, images_of(task))
+    return [unit.name for unit in select_units(Method(), model, spec.example()).removable]
+
+
+def changes(way: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    """Return a way's changes to the recipe, for a number of blocks to go."""
+    if not depth:
+        return dict(way)
+    return dict(way) | {"strategy": way["strategy"] | {"remove": depth}}
+
+
+def measure(task: str, way: str, depth: int, epochs: int, seed: int) -> dict[str, Any]:
+    """Train; return what it cost, and test % without the blocks."""
+    wanted = WAYS[task][way]
+    teacher = training(task, {}, seed) if "distill" in wanted else None
+    own = changes(wanted, depth) | {"epochs": epochs}
+    scratch = "from scratch" in way
+    outcome = training(task, own, seed, teacher=teacher, pretrained=not scratch)
+    cost = ("cpu_seconds", "images_seen", "macs_spent", "removed")
+    cost_of = {key: outcome.record[key] for key in cost}
+    return {"task": task, "way": way, "seed": seed, **cost_of, **accuracies(outcome, depth)}
+
+
+def accuracies(outcome: Outcome, depth: int) -> dict[str, Any]:
+    """Return test % by the number of blocks that are out."""
+    if depth:
+        return {"levels": {str(depth): {"trained": test_pct(outcome.model, outcome.images)}}}
+    order = by_distance(outcome)
+    levels = (0, (len(order) + 1) // 2, len(order))
     return {
-        way: max(1, round(variant.train.epochs * max(own) / plain)) for way, own in speeds.items()
+        "order": order,
+        "levels": {str(level): after_removal(outcome, order[:level]) for level in levels},
     }
 
 
-def measure(
-    variant: Variant, way: str, seed: int, epochs: int, images: Dataset
-) -> dict[str, float]:
-    """Train once; return seconds, and test % with all removable blocks out."""
-    params = settings(variant, way, seed=seed, epochs=epochs)
-    model, units, trained = _train(variant, params, images)
-    there = [unit.name for unit in units if unit.name not in trained.removed]
-    device = pick_device()
-    options: Any = {"mean": images.mean, "std": images.std, "device": device}
-
-    def test(network: nn.Module) -> float:
-        return accuracy_pct(network.eval(), data.batches(images.test, EVALUATION_BATCH, **options))
-
-    def calibration() -> Iterable[Any]:
-        sample = data.subset(images.train, CALIBRATION_IMAGES, seed=0)
-        return data.batches(sample, EVALUATION_BATCH, **options)
-
-    result = {
-        "seconds": sum(len(images.train) / entry["images_per_s"] for entry in trained.history),
-        "whole": test(model),
-        "identity": test(bypass(model, there)),
-    }
-    if there:
-        re_estimated = bypass(model, there)
-        reestimate_batch_norm(re_estimated, calibration())
-        result["bn"] = test(re_estimated)
-        stand_ins = fit(model.eval(), there, "linear", (x for x, _ in calibration()))
-        result["linear"] = test(bypass(model, there, stand_ins))
-    return result
+def equal_epochs(results: Results, task: str, way: str, depth: int) -> int:
+    """Return how many epochs a way may take to cost what plain training costs."""
+    epochs: int = TASKS[task].recipe["epochs"]
+    trial: dict[str, float] = results.get(f"{task} trial", partial(seconds_per_image, task))
+    per_epoch = {name: value * TASKS[task].train_images for name, value in trial.items()}
+    budget = epochs * per_epoch[f"{PLAIN} 0"]
+    choosing = choosing_seconds(task, WAYS[task][way], depth) if depth else 0.0
+    return max(1, math.floor((budget - choosing) / per_epoch[f"{way} {depth}"] + 0.05))
 
 
-def _train(
-    variant: Variant, params: Train, images: Dataset
-) -> tuple[nn.Module, list[Unit], Trained]:
-    torch.manual_seed(params.seed)
-    model, spec, images = create_network(variant.model, images)
-    units = select_units(variant.method, model, spec.example()).removable
+def seconds_per_image(task: str) -> dict[str, float]:
+    """Return the CPU seconds per image of every way and depth, from trials taken in turn."""
+    images = images_of(task)
+    few = subset(images.train, TRIAL_IMAGES, seed=0)
+    images = dataclasses.replace(images, train=few, validation=subset(few, 64, seed=0))
+    found: dict[str, list[float]] = {}
+    for _ in range(TRIAL_ROUNDS):
+        for way, wanted in WAYS[task].items():
+            for depth in depths(task, wanted):
+                seconds = _trial(task, changes(wanted, depth), images)
+                found.setdefault(f"{way} {depth}", []).append(seconds / TRIAL_IMAGES)
+    return {name: min(values) for name, values in found.items()}  # all else only slows down
+
+
+def _trial(task: str, own: dict[str, Any], images: Any) -> float:
+    """Return the CPU seconds of one short epoch, in which blocks are chosen at no cost."""
+    torch.set_num_threads(1)
+    model, spec, images = create_network(TASKS[task].model, images)
+    recipe = {"penalty": {"lambda": 0.0}, **TASKS[task].recipe, **own, "epochs": 1}
+    if "strategy" in recipe:
+        recipe["strategy"] = recipe["strategy"] | {"order": "deepest_first"}
+    teacher = create_network(TASKS[task].model, images)[0] if "distill" in own else None
+    units = select_units(Method(), model, spec.example()).removable
     with tempfile.TemporaryDirectory() as folder:
-        trained = train(
-            model,
-            images,
-            params,
-            units,
+        train(  # once without the clock: the first pass through a network is slower
+            *(model, dataclasses.replace(images, train=subset(images.train, 64, seed=0))),
+            *(Train.model_validate(recipe), units),
             device=pick_device(),
-            checkpoint=Path(folder) / "state.pt",
-            log=lambda entry: None,
+            checkpoint=Path(folder) / "first",
+            log=lambda _: None,
+            teacher=teacher,
         )
-    return model, units, trained
+        model = create_network(TASKS[task].model, images)[0]
+        started = time.process_time()
+        train(
+            *(model, images, Train.model_validate(recipe), units),
+            device=pick_device(),
+            checkpoint=Path(folder) / "state",
+            log=lambda _: None,
+            teacher=teacher,
+        )
+        return time.process_time() - started
 
 
-def _known(setting: str) -> Any:
-    """Return a function that looks a result up by name, or computes it and keeps it."""
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
-    entries = [json.loads(line) for line in lines if line.endswith("}")]  # the last may be cut off
-    found = {entry["name"]: entry["value"] for entry in entries if entry["setting"] == setting}
-
-    def lookup(name: str, compute: Callable[[], Any] | None = None) -> Any:
-        if compute is not None and name not in found:
-            found[name] = compute()
-            entry = {"setting": setting, "name": name, "value": found[name]}
-            with RESULTS.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
-            print(json.dumps(entry), flush=True)
-        return found[name]
-
-    return lookup
-
-
-def page(
-    results: dict[str, list[dict[str, float]]], epochs: dict[str, int], seeds: list[int]
-) -> str:
-    """Return docs/strategies.md."""
-    lines = [
-        "# Ways to a shallow network",
-        "",
-        f"Written by `python -m benchmarks.strategies {' '.join(map(str, seeds))}` on params.yaml, "
-        f"torch {torch.__version__}, {pick_device()}, {torch.get_num_threads()} threads. Test "
-        f"accuracy in %, mean ± standard deviation over {len(seeds)} seeds, with all removable "
-        "blocks out: replaced by the identity, with batch norm re-estimated, or by linear maps of "
-        "the channels, the latter two without training. Where blocks went while the network "
-        "trained there is nothing left to replace. Epochs give every way about the same time.",
-        "",
-        "| way | epochs | seconds | nothing removed | identity | BN re-estimated | linear |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for way, measured in results.items():
-        removed_later = "bn" in measured[0]
-        cells = [
-            spread([m[key] for m in measured]) if removed_later or key == "identity" else "–"
-            for key in ("whole", "identity", "bn", "linear")
-        ]
-        seconds = f"{statistics.mean(m['seconds'] for m in measured):.0f}"
-        lines.append("| " + " | ".join([way, str(epochs[way]), seconds, *cells]) + " |")
-    return "\n".join(lines) + "\n"
+def choosing_seconds(task: str, way: Mapping[str, Any], depth: int) -> float:
+    """Return the CPU seconds that it takes to choose the blocks once."""
+    wanted = Strategy.model_validate(way["strategy"])
+    model, spec, images = create_network(TASKS[task].model, images_of(task))
+    units = select_units(Method(), model, spec.example()).removable
+    ranking = Score(samples=MONITORED_IMAGES, projections=50, recovery_images=0)
+    started = time.process_time()
+    evidence = gather(model, units, images, ranking, pick_device(), together=depth)
+    CRITERIA[wanted.criterion](evidence)
+    once = time.process_time() - started
+    return once * (depth if wanted.name == "progressive" else 1)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Take blocks out of a PyTorch network."""
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -48,6 +49,24 @@ def take_out(
             model.set_submodule(path, Bypass())
         if stand_ins and name in stand_ins:
             model.set_submodule(first, stand_ins[name])
+
+
+@contextmanager
+def left_out(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """Let `model` itself run without the named blocks, which are back afterwards as they were.
+
+    Raises:
+        BlockError: as `bypass`.
+    """
+    names = list(names)
+    modules = dict(model.named_modules())
+    try:
+        take_out(model, names)
+        yield
+    finally:
+        for path in (path for name in names for path in module_paths(name)):
+            if path in modules:
+                model.set_submodule(path, modules[path])
 
 
 def module_paths(name: str) -> list[str]:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
+from torch import Tensor
+
+from models.replacements import ChannelMap
 
 PLACEHOLDER = "shoal::ChannelMap"
 Array = NDArray[np.float32]
@@ -35,6 +38,19 @@ class Map:
 
 
 Maps = Mapping[str, Map]  # by the name of the block they stand in for
+
+
+def as_maps(stand_ins: Mapping[str, ChannelMap]) -> Maps:
+    """Return what stands in for blocks of a PyTorch network in the form that graphs take."""
+
+    def array(tensor: Tensor) -> Array:
+        values: Array = tensor.detach().cpu().numpy()
+        return values
+
+    return {
+        name: Map(None if own.weight is None else array(own.weight), array(own.bias), own.axis)
+        for name, own in stand_ins.items()
+    }
 
 
 def place(graph: gs.Graph, name: str, source: gs.Tensor, channel_map: Map) -> gs.Variable:

@@ -23,7 +23,18 @@ from pipeline.params_engines import (
     WarmUp,
 )
 from pipeline.params_errors import explain
-from pipeline.params_network import Method, Model, Penalty, Plan, Score, Strategy, Train, Variant
+from pipeline.params_network import (
+    Distill,
+    Method,
+    Model,
+    Penalty,
+    Plan,
+    PlannedLevel,
+    Score,
+    Strategy,
+    Train,
+    Variant,
+)
 from pipeline.params_section import Section
 
 __all__ = [
@@ -33,12 +44,14 @@ __all__ = [
     "Build",
     "Bundle",
     "Collapse",
+    "Distill",
     "Export",
     "Method",
     "Model",
     "Params",
     "Penalty",
     "Plan",
+    "PlannedLevel",
     "Precision",
     "Prepare",
     "Score",
@@ -109,6 +122,25 @@ class Params(Section):
                 f"benchmark.batch_sizes = {sizes} is not within build.batch, {batch.min} to "
                 f"{batch.max}; change one of them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_are_trained_before(self) -> "Params":
+        for name, variant in self.variants.items():
+            teacher = variant.train.distill.teacher
+            if teacher is None:
+                continue
+            if teacher not in self.variants or teacher == name:
+                others = ", ".join(other for other in self.variants if other != name)
+                raise ValueError(
+                    f"variant {name!r} is to learn from {teacher!r}, which is no other variant; "
+                    f"train.distill.teacher may be {others or 'only another variant'}"
+                )
+            if self.variants[teacher].train.distill.teacher is not None:
+                raise ValueError(
+                    f"variant {name!r} is to learn from {teacher!r}, which has a teacher itself; "
+                    "a teacher learns from labels alone"
+                )
         return self
 
     def variant(self, name: str) -> Variant:

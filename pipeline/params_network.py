@@ -6,6 +6,18 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.params_section import Section
 
+Criterion = Literal[
+    "msw",
+    "sliced",
+    "block_influence",
+    "random",
+    "leave_one_out",
+    "recoverability",
+    "msw_validation",
+    "deepest_first",
+    "zscore_percentile",
+]
+
 
 class Model(Section):
     """Which network, by the name and options that `models.zoo.create` takes."""
@@ -42,14 +54,26 @@ class Penalty(Section):
     projections: int = Field(default=50, ge=1)
 
 
+class PlannedLevel(Section):
+    """The blocks that a plan removes up to a level; metrics/plan/<variant>.json is such a plan."""
+
+    plan: str
+    level: int = Field(ge=1)
+
+
 class Strategy(Section):
     """Whether and when blocks go while the network trains (see `pipeline.strategies`)."""
 
-    name: Literal["penalty", "progressive", "anneal", "remove_first", "shallow"] = "penalty"
+    name: Literal["penalty", "progressive", "anneal", "remove_first", "shallow", "explore"] = (
+        "penalty"
+    )
     remove: (
-        Literal["all"] | Annotated[int, Field(ge=1)] | Annotated[list[str], Field(min_length=1)]
+        Literal["all"]
+        | Annotated[int, Field(ge=1)]
+        | Annotated[list[str], Field(min_length=1)]
+        | PlannedLevel
     ) = "all"
-    order: Literal["block_influence", "msw", "deepest_first", "random"] = "block_influence"
+    order: Literal["auto"] | Criterion = "auto"
     until: float | None = Field(default=None, ge=0, lt=1)
 
     @property
@@ -57,7 +81,22 @@ class Strategy(Section):
         """Return the share of the training after which all blocks that are to go are gone."""
         if self.until is not None:
             return self.until
-        return 0.4 if self.name in {"progressive", "anneal"} else 0.0
+        return 0.4 if self.name in {"progressive", "anneal", "explore"} else 0.0
+
+    @property
+    def criterion(self) -> Criterion:
+        """Return what decides which blocks go first; low goes first."""
+        if self.order != "auto":
+            return self.order
+        return "recoverability" if self.name == "explore" else "block_influence"
+
+
+class Distill(Section):
+    """Whose logits a network learns from beside the labels (see `pipeline.distillation`)."""
+
+    teacher: str | None = None
+    weight: float = Field(default=0.5, ge=0, le=1)
+    temperature: float = Field(default=4.0, gt=0)
 
 
 class Train(Section):
@@ -84,6 +123,7 @@ class Train(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     penalty: Penalty
     strategy: Strategy = Field(default_factory=Strategy)
+    distill: Distill = Field(default_factory=Distill)
 
 
 class Method(Section):
@@ -132,24 +172,38 @@ class Score(Section):
     seed: int = Field(default=0, ge=0, lt=2**31)
     samples: int = Field(ge=2)
     projections: int = Field(ge=1)
+    recovery_images: int = Field(default=2048, ge=0)
+    recovery_learning_rate: float = Field(default=0.01, gt=0)
 
 
 class Plan(Section):
     """Which blocks go, in which order, and how many."""
 
-    criterion: Literal[
-        "auto",
-        "msw",
-        "sliced",
-        "block_influence",
-        "random",
-        "leave_one_out",
-        "msw_validation",
-        "deepest_first",
-        "zscore_percentile",
-    ]
+    criterion: Literal["auto"] | Criterion
+    search: Literal["one_shot", "greedy", "latency_aware"] = "one_shot"
     max_accuracy_drop_pct: float = Field(ge=0)
+    latency_budget_ms: float | None = Field(default=None, gt=0)
+    latency_batch: int = Field(default=1, ge=1)
     bn_samples: int = Field(ge=2)
     replacement: Literal["identity", "bias", "affine", "linear", "auto"] = "identity"
     replacement_samples: int = Field(default=512, ge=1)
     replacement_slack_pct: float = Field(default=0.1, ge=0)
+
+    @property
+    def measures_latency(self) -> bool:
+        """Return whether the plan depends on the machine it is made on."""
+        return self.search == "latency_aware"
+
+    @model_validator(mode="after")
+    def _a_budget_to_keep(self) -> "Plan":
+        if self.measures_latency and self.criterion != "auto":
+            raise ValueError(
+                "search 'latency_aware' goes by accuracy lost per ms saved, not by criterion "
+                f"{self.criterion!r}; set criterion: auto, or search: greedy"
+            )
+        if self.measures_latency and self.latency_budget_ms is None:
+            raise ValueError(
+                "search 'latency_aware' needs latency_budget_ms, the time that one batch of "
+                "latency_batch images may take"
+            )
+        return self

@@ -1,35 +1,51 @@
 """Plan the removal: the order of the blocks, the accuracy at every level, the level to ship.
 
-As in LaCoOT (arXiv 2406.08933, section 4) blocks go in ascending order of their score and the
-deepest level within the allowed drop is chosen, here always on validation data.
+How the order is found is in `pipeline.search`; validation data decides, never test data.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from models.surgery import bypass
+from models.units import Unit
+from pipeline.criteria import CRITERIA, gather
 from pipeline.data import Dataset, batches, subset
 from pipeline.evaluate import accuracy_pct, reestimate_batch_norm
-from pipeline.params import Plan
-from pipeline.progress import progress
+from pipeline.params import Params, Plan, Score
 from pipeline.replacement import LADDER, StandIns, cheapest, fit
+from pipeline.search import SEARCHES, Level, Problem, Shallow, removal_order
 
 BATCH = 256
 
+LatenciesMs = Callable[[Sequence[Shallow]], Sequence[float]]
 
-def removal_order(scores: Mapping[str, float]) -> list[str]:
-    """Return the blocks from the least missed to the most; ties keep the network's order."""
-    return sorted(scores, key=lambda name: scores[name])
+
+@dataclass(frozen=True)
+class Candidates:
+    """The units that may go, in the order in which they run, and how they are judged.
+
+    Attributes:
+        units: what can be removed of the network and cut out of its graph.
+        scores: their scores in the whole network; low means: remove first.
+        criterion: of `pipeline.criteria`, that gave the scores.
+        scoring: the `score` section, by which a search scores again.
+    """
+
+    units: Sequence[Unit]
+    scores: Mapping[str, float]
+    criterion: str
+    scoring: Score
 
 
 def in_graph(order: Sequence[str], exported: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
     """Return the blocks that can be cut out of the exported graph, and why the others cannot.
 
     Args:
-        order: blocks in the order of their removal, which is kept.
+        order: blocks in any order, which is kept.
         exported: the graph's blocks and why each cannot be removed, empty where it can.
     """
     reasons = {name: exported.get(name, "is not in the exported graph") for name in order}
@@ -39,71 +55,120 @@ def in_graph(order: Sequence[str], exported: Mapping[str, str]) -> tuple[list[st
     )
 
 
+def candidates(
+    scored: Mapping[str, Any], exported: Mapping[str, str], params: Params
+) -> tuple[Candidates, dict[str, str]]:
+    """Return what may go of a network, and why its other removable units stay.
+
+    Args:
+        scored: the score metrics.
+        exported: the graph's blocks and why each cannot be removed, empty where it can.
+        params: `plan` names the criterion, `score` says how to score again.
+    """
+    automatic = params.plan.criterion == "auto"
+    criterion: str = scored["criterion"] if automatic else params.plan.criterion
+    scores = scored["scores"][criterion]
+    there, left_out = in_graph(removal_order(scores), exported)
+    units = [Unit(**unit) for unit in scored["blocks"] if unit["name"] in there]
+    own = {unit.name: scores[unit.name] for unit in units}
+    return Candidates(units, own, criterion, params.score), left_out
+
+
 def plan(
-    model: nn.Module, order: Sequence[str], data: Dataset, params: Plan, device: torch.device
+    model: nn.Module,
+    candidates: Candidates,
+    data: Dataset,
+    params: Plan,
+    *,
+    latencies_ms: LatenciesMs,
+    device: torch.device,
 ) -> tuple[dict[str, Any], list[StandIns]]:
-    """Measure validation accuracy at every level and choose one.
+    """Search for an order of removal, measure validation accuracy at every level and choose one.
 
     Args:
         model: the trained network.
-        order: blocks in the order of their removal.
+        candidates: the units that may go.
         data: validation accuracy decides; replacements are fitted and batch-norm statistics
             re-estimated on train.
         params: the `plan` section.
+        latencies_ms: times networks against each other; asked only by a search that goes by time.
         device: where to run.
 
     Returns:
-        ``levels``, one per number of removed blocks 0..K, with what stands in for them and the
-        accuracy so, the accuracy of each kind that was tried and, with the identity, the accuracy
-        with batch-norm statistics re-estimated; ``chosen_level``. And each level's stand-ins.
+        ``order``; ``levels``, one per number of removed blocks 0..K, with what stands in for them
+        and the accuracy so, the accuracy of each kind that was tried and, with the identity, the
+        accuracy with batch-norm statistics re-estimated; ``chosen_level``; what else the search
+        measured. And each level's stand-ins.
+
+    Raises:
+        ParamsError: no level is within the latency budget.
     """
     model = model.to(device).eval()
-    levels, chosen = [], []
-    for level in progress(range(len(order) + 1), "levels"):
-        measured, stand_ins = _level(model, order[:level], data, params, device)
-        levels.append({"level": level, "removed": list(order[:level]), **measured})
-        chosen.append(stand_ins)
-    accuracies = [level["val_accuracy_pct"] for level in levels]
-    return {
-        "levels": levels,
-        "chosen_level": deepest_level(accuracies, params.max_accuracy_drop_pct),
-    }, chosen
+
+    def rescore(level: Level) -> dict[str, float]:
+        left = [unit for unit in candidates.units if unit.name not in level.removed]
+        shallow = bypass(model, level.removed, level.stand_ins)
+        return CRITERIA[candidates.criterion](
+            gather(shallow, left, data, candidates.scoring, device)
+        )
+
+    def judge(removed: Sequence[str]) -> Level:
+        return _judge(model, removed, data, params, device)
+
+    problem = Problem(candidates.scores, params, judge, rescore, latencies_ms)
+    found = SEARCHES[params.search](problem)
+    levels = [
+        {
+            "level": number,
+            "removed": level.removed,
+            **level.facts,
+            "val_accuracy_bn_pct": _re_estimated_pct(model, level.removed, data, params, device),
+        }
+        for number, level in enumerate(found.levels)
+    ]
+    measured = {"order": found.order, "levels": levels, "chosen_level": found.chosen_level}
+    return measured | found.facts, [level.stand_ins for level in found.levels]
 
 
-def _level(
+def _judge(
     model: nn.Module, removed: Sequence[str], data: Dataset, params: Plan, device: torch.device
-) -> tuple[dict[str, Any], StandIns]:
-    """Measure one level with every kind of replacement that may be chosen."""
+) -> Level:
+    """Measure a network without these blocks with every kind of replacement that may be chosen."""
     options: Any = {"mean": data.mean, "std": data.std, "device": device}
-
-    def accuracy(network: nn.Module) -> float:
-        return accuracy_pct(network, batches(data.validation, BATCH, **options))
-
     fitted: dict[str, StandIns] = {"identity": {}}
     for kind in _wanted(params.replacement) if removed else ():
         sample = subset(data.train, params.replacement_samples, seed=0)
         fitted[kind] = fit(model, removed, kind, (x for x, _ in batches(sample, BATCH, **options)))
-    accuracies = {kind: accuracy(bypass(model, removed, own)) for kind, own in fitted.items()}
+    accuracies = {
+        kind: _validate(bypass(model, removed, own), data, device) for kind, own in fitted.items()
+    }
     automatic = params.replacement == "auto"
     kind = cheapest(accuracies, params.replacement_slack_pct) if automatic else list(fitted)[-1]
-    re_estimated = bypass(model, removed)
-    calibration = subset(data.train, params.bn_samples, seed=0)
-    reestimate_batch_norm(re_estimated, batches(calibration, BATCH, **options))
-    return {
+    facts = {
         "replacement": kind,
         "val_accuracy_pct": accuracies[kind],
         "val_accuracy_by_replacement_pct": accuracies,
-        "val_accuracy_bn_pct": accuracy(re_estimated),
-    }, fitted[kind]
+    }
+    return Level(list(removed), fitted[kind], accuracies[kind], facts)
+
+
+def _re_estimated_pct(
+    model: nn.Module, removed: Sequence[str], data: Dataset, params: Plan, device: torch.device
+) -> float:
+    """Return the accuracy without these blocks and with new batch-norm statistics."""
+    shallow = bypass(model, removed)
+    sample = subset(data.train, params.bn_samples, seed=0)
+    loader = batches(sample, BATCH, mean=data.mean, std=data.std, device=device)
+    reestimate_batch_norm(shallow, loader)
+    return _validate(shallow, data, device)
+
+
+def _validate(network: nn.Module, data: Dataset, device: torch.device) -> float:
+    loader = batches(data.validation, BATCH, mean=data.mean, std=data.std, device=device)
+    return accuracy_pct(network, loader)
 
 
 def _wanted(replacement: str) -> list[str]:
     """Return the kinds to fit; the identity needs none."""
     kinds = {"auto": list(LADDER), "identity": []}
     return kinds.get(replacement, [replacement])
-
-
-def deepest_level(accuracies_pct: Sequence[float], max_drop_pct: float) -> int:
-    """Return the deepest level whose accuracy is at most `max_drop_pct` points below level 0's."""
-    floor = accuracies_pct[0] - max_drop_pct - 1e-9  # a drop of exactly the limit is allowed
-    return max(level for level, accuracy in enumerate(accuracies_pct) if accuracy >= floor)

@@ -1,21 +1,24 @@
 """Blocks that leave a network while it trains, on the schedule of a strategy."""
 
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from models.errors import BlockError, near_matches
-from models.surgery import module_paths, take_out
+from models.errors import BlockError, ParamsError, near_matches
+from models.surgery import left_out, module_paths, take_out
 from models.units import Unit
-from pipeline.activations import BlockStatistics
-from pipeline.params import Strategy
-from pipeline.strategies import ORDERS, STRATEGIES
+from pipeline.artifacts import read_json
+from pipeline.criteria import CRITERIA, Evidence
+from pipeline.params import PlannedLevel, Strategy
+from pipeline.strategies import STRATEGIES
 
-Measure = Callable[[Sequence[Unit]], Mapping[str, BlockStatistics]]
+Measure = Callable[[Sequence[Unit], int], Evidence]
 
 
 class Removal:
@@ -25,8 +28,8 @@ class Removal:
         model: the network; blocks are taken out of it in place.
         units: its removable units.
         strategy: when and how many go.
-        measure: returns the statistics of units as the network is; it decides which go.
-        seed: of a random order.
+        measure: returns the evidence on units of the network as it is, of which so many are to
+            go; it decides which.
 
     Raises:
         BlockError: blocks are to go that there are not.
@@ -38,10 +41,8 @@ class Removal:
         units: Sequence[Unit],
         strategy: Strategy,
         measure: Measure,
-        seed: int,
     ) -> None:
-        self.model, self.units, self.strategy = model, units, strategy
-        self.measure, self.seed = measure, seed
+        self.model, self.units, self.strategy, self.measure = model, units, strategy, measure
         self.schedule = STRATEGIES[strategy.name]
         self.count = _count(strategy.remove, [unit.name for unit in units])
         self.gone: list[str] = []
@@ -68,6 +69,16 @@ class Removal:
         with gated(self.model, self.fading, lambda: gate(time(), until)):
             yield
 
+    @contextmanager
+    def sampled(self, choice: random.Random) -> Iterator[list[str]]:
+        """Let the network run without as many blocks as are to go, where the strategy says so."""
+        if not self.schedule.samples or self.gone:
+            yield []
+            return
+        names = choice.sample([unit.name for unit in self._candidates()], self.count)
+        with left_out(self.model, names):
+            yield names
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a continued run needs."""
         return {"gone": self.gone, "fading": self.fading}
@@ -79,14 +90,48 @@ class Removal:
 
     def _ranked(self) -> list[str]:
         """Return the candidates that are still there, the least missed first."""
+        was_training = self.model.training
+        evidence = self.measure(self._candidates(), self.count - len(self.gone))
+        scores = CRITERIA[self.strategy.criterion](evidence)
+        self.model.train(was_training)
+        return sorted(scores, key=lambda name: scores[name])
+
+    def _candidates(self) -> list[Unit]:
+        """Return the units that are still there and may go."""
         wanted = self.strategy.remove
         there = [unit for unit in self.units if unit.name not in self.gone]
-        if isinstance(wanted, list):
-            there = [unit for unit in there if unit.name in wanted]
-        return ORDERS[self.strategy.order](self.measure(there), self.seed)
+        return (
+            [unit for unit in there if unit.name in wanted] if isinstance(wanted, list) else there
+        )
 
 
-def _count(remove: str | int | Sequence[str], blocks: Sequence[str]) -> int:
+def as_planned(strategy: Strategy) -> Strategy:
+    """Return the strategy with the blocks' names where it refers to a plan file.
+
+    Raises:
+        ArtifactError: there is no such file.
+        ParamsError: it is not a plan, or has no such level.
+    """
+    wanted = strategy.remove
+    if not isinstance(wanted, PlannedLevel):
+        return strategy
+    try:
+        levels = {
+            level["level"]: level["removed"] for level in read_json(Path(wanted.plan))["levels"]
+        }
+    except (KeyError, TypeError) as e:
+        raise ParamsError(
+            f"strategy.remove.plan = {wanted.plan!r} is no plan; it takes a file that the stage "
+            "plan wrote: metrics/plan/<variant>.json"
+        ) from e
+    if wanted.level not in levels:
+        raise ParamsError(
+            f"strategy.remove.level = {wanted.level}, but {wanted.plan} ends at {max(levels)}"
+        )
+    return strategy.model_copy(update={"remove": levels[wanted.level]})
+
+
+def _count(remove: str | int | Sequence[str] | PlannedLevel, blocks: Sequence[str]) -> int:
     """Return how many blocks are to go; raise `BlockError` where there are not so many."""
     known = ", ".join(blocks) or "none"
     if remove == "all":
@@ -95,6 +140,8 @@ def _count(remove: str | int | Sequence[str], blocks: Sequence[str]) -> int:
         if remove > len(blocks):
             raise BlockError(f"strategy.remove = {remove}, but removable are only: {known}")
         return remove
+    if isinstance(remove, PlannedLevel):
+        raise TypeError("the strategy still refers to a plan; `as_planned` looks into it")
     for name in remove:
         if name not in blocks:
             hint = near_matches(name, blocks)

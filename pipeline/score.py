@@ -1,106 +1,16 @@
-"""Score every removable unit: how much would it be missed? Low means: remove first.
+"""Score every removable unit by every criterion of `pipeline.criteria`."""
 
-Distances are taken over the whole calibration set (METHOD: LaCoOT, arXiv 2406.08933, section 3);
-Block Influence is that of ShortGPT (arXiv 2403.03853).
-"""
-
-import random
-import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import nn
 
-from models.surgery import bypass
 from models.units import Unit
-from pipeline.activations import BlockStatistics, measure_blocks
-from pipeline.data import Dataset, Split, batches, subset
-from pipeline.evaluate import accuracy_pct
+from pipeline.criteria import CRITERIA, gather
+from pipeline.data import Dataset
 from pipeline.params import Score
-from pipeline.progress import progress
-
-BATCH = 256
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What the criteria judge by, unit by unit in the order in which they run."""
-
-    statistics: Mapping[str, BlockStatistics]  # distances and guards on training images
-    validation: Mapping[str, BlockStatistics]  # the same on validation images
-    accuracy_drop_pct: Mapping[str, float]  # validation points lost without the unit
-    seed: int
-
-
-def msw(evidence: Evidence) -> dict[str, float]:
-    """Return the max-sliced Wasserstein distance of each block's input and output."""
-    return {name: s.msw for name, s in evidence.statistics.items()}
-
-
-def sliced(evidence: Evidence) -> dict[str, float]:
-    """Return the sliced Wasserstein distance of each block's input and output."""
-    return {name: s.sliced for name, s in evidence.statistics.items()}
-
-
-def msw_validation(evidence: Evidence) -> dict[str, float]:
-    """Return the max-sliced distance on validation images, by which the authors' code orders."""
-    return {name: s.msw for name, s in evidence.validation.items()}
-
-
-def zscore_percentile(evidence: Evidence) -> dict[str, float]:
-    """Return |z| + percentile/100 of the distances on validation images.
-
-    The authors' order for Swin, for comparison only: a distance far below the others has a large
-    |z| as well, so the unit closest to the identity may go late.
-    """
-    distances = msw_validation(evidence)
-    values = list(distances.values())
-    mean, deviation = statistics.fmean(values or [0.0]), statistics.pstdev(values or [0.0])
-
-    def percentile(value: float) -> float:
-        """Return the mean rank of `value` and what equals it, in percent of all ranks."""
-        below, upto = (sum(v < value for v in values), sum(v <= value for v in values))
-        return 100 * (below + upto + 1) / (2 * len(values))
-
-    return {
-        name: (abs(value - mean) / deviation if deviation else 0.0) + percentile(value) / 100
-        for name, value in distances.items()
-    }
-
-
-def deepest_first(evidence: Evidence) -> dict[str, float]:
-    """Return minus the position in the network: the authors' fixed order for ResNet."""
-    return {name: -float(position) for position, name in enumerate(evidence.statistics)}
-
-
-def block_influence(evidence: Evidence) -> dict[str, float]:
-    """Return 1 − E cos(x, f(x)) of each block."""
-    return {name: 1 - s.cosine for name, s in evidence.statistics.items()}
-
-
-def leave_one_out(evidence: Evidence) -> dict[str, float]:
-    """Return the points of validation accuracy lost when the block alone is removed."""
-    return dict(evidence.accuracy_drop_pct)
-
-
-def at_random(evidence: Evidence) -> dict[str, float]:
-    """Return seeded random scores: the floor that every criterion has to beat."""
-    generator = random.Random(evidence.seed)
-    return {name: generator.random() for name in evidence.statistics}
-
-
-CRITERIA: dict[str, Callable[[Evidence], dict[str, float]]] = {
-    "msw": msw,
-    "sliced": sliced,
-    "block_influence": block_influence,
-    "random": at_random,
-    "leave_one_out": leave_one_out,
-    "msw_validation": msw_validation,
-    "deepest_first": deepest_first,
-    "zscore_percentile": zscore_percentile,
-}
 
 
 def score(
@@ -111,8 +21,7 @@ def score(
     Args:
         model: the trained network.
         units: what can be removed of it.
-        data: the calibration set is drawn from train; the order of the official mode and
-            leave-one-out look at validation.
+        data: what `gather` draws its images from.
         params: the `score` section.
         device: where to run.
 
@@ -120,44 +29,11 @@ def score(
         ``scores`` {criterion: {unit: value}} and ``guards`` {unit: {displacement, cosine}}:
         equal laws do not make a unit the identity, a small displacement does.
     """
-    model = model.to(device).eval()
-
-    def measure(split: Split) -> dict[str, BlockStatistics]:
-        sample = subset(split, params.samples, params.seed)
-        loader = batches(sample, BATCH, mean=data.mean, std=data.std, device=device)
-        return measure_blocks(
-            model,
-            units,
-            (images for images, _ in loader),
-            n_projections=params.projections,
-            seed=params.seed,
-        )
-
-    evidence = Evidence(
-        statistics=measure(data.train),
-        validation=measure(data.validation),
-        accuracy_drop_pct=_accuracy_drops(model, [u.name for u in units], data, device),
-        seed=params.seed,
-    )
+    evidence = gather(model, units, data, params, device)
     return {
         "scores": {name: criterion(evidence) for name, criterion in CRITERIA.items()},
         "guards": {
             name: {key: asdict(s)[key] for key in ("displacement", "cosine")}
             for name, s in evidence.statistics.items()
         },
-    }
-
-
-def _accuracy_drops(
-    model: nn.Module, names: Sequence[str], data: Dataset, device: torch.device
-) -> dict[str, float]:
-    """Return the points of validation accuracy that each unit is worth by itself."""
-
-    def validate(network: nn.Module) -> float:
-        loader = batches(data.validation, BATCH, mean=data.mean, std=data.std, device=device)
-        return accuracy_pct(network, loader)
-
-    whole = validate(model)
-    return {
-        name: whole - validate(bypass(model, [name])) for name in progress(names, "leave one out")
     }

@@ -4,13 +4,12 @@
 remove blocks while they train, so that training gets cheaper as it goes and the network heals:
 `progressive` one by one under the penalty, `anneal` all at once after their share in the output has
 faded, `remove_first` all at once and abruptly, `shallow` before training from scratch begins.
+`explore` leaves out a random choice of blocks at every step and then takes out those that a network
+so trained misses least: that choice is worth more than any score of the network as it was.
 """
 
-import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-
-from pipeline.activations import BlockStatistics
 
 Gone = Callable[[float, float, int], int]  # (time, until, blocks to go) → how many are gone
 Gate = Callable[[float, float], float]  # (time, until) → the blocks' share in their output
@@ -22,6 +21,7 @@ class Strategy:
 
     gone: Gone
     gate: Gate | None = None  # None: all of it until they go
+    samples: bool = False  # whether every step until then leaves out as many, chosen at random
 
 
 def _none(time: float, until: float, blocks: int) -> int:
@@ -46,30 +46,5 @@ STRATEGIES: dict[str, Strategy] = {
     "anneal": Strategy(_at_once, _fading),
     "remove_first": Strategy(_at_once),
     "shallow": Strategy(_at_once),
-}
-
-
-def _by_influence(statistics: Mapping[str, BlockStatistics], seed: int) -> list[str]:
-    """Order by 1 − E cos(x, f(x)): Block Influence (ShortGPT, arXiv 2403.03853)."""
-    return sorted(statistics, key=lambda name: 1 - statistics[name].cosine)
-
-
-def _by_distance(statistics: Mapping[str, BlockStatistics], seed: int) -> list[str]:
-    return sorted(statistics, key=lambda name: statistics[name].msw)
-
-
-def _deepest_first(statistics: Mapping[str, BlockStatistics], seed: int) -> list[str]:
-    return list(statistics)[::-1]
-
-
-def _shuffled(statistics: Mapping[str, BlockStatistics], seed: int) -> list[str]:
-    return random.Random(seed).sample(list(statistics), len(statistics))
-
-
-# What goes first, from the statistics of the blocks in the order in which they run.
-ORDERS: dict[str, Callable[[Mapping[str, BlockStatistics], int], list[str]]] = {
-    "block_influence": _by_influence,
-    "msw": _by_distance,
-    "deepest_first": _deepest_first,
-    "random": _shuffled,
+    "explore": Strategy(_at_once, samples=True),
 }

@@ -9,6 +9,7 @@ that was not (bit for bit on the CPU with one thread).
 
 import math
 import pickle
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,20 +19,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from models.cost import count_macs
 from models.errors import ArtifactError, ShoalError
+from models.surgery import left_out
 from models.units import Unit
-from pipeline.activations import BlockStatistics, measure_blocks
+from pipeline.activations import measure_blocks
 from pipeline.artifacts import replace_file
 from pipeline.augment import augmentation, mixing
-from pipeline.data import Dataset, Split, batch_count, batches, subset
+from pipeline.criteria import Evidence, gather
+from pipeline.data import Dataset, batch_count, batches, subset
 from pipeline.devices import pick_precision
+from pipeline.distillation import TaskLoss, from_labels, from_teacher
 from pipeline.estimators import ESTIMATORS, Estimator
 from pipeline.evaluate import accuracy_pct
 from pipeline.optimizers import OPTIMIZERS, learning_rate
-from pipeline.params import Train
+from pipeline.params import Score, Train
 from pipeline.progress import progress
 from pipeline.regularizer import block_penalty
 from pipeline.removal import Removal
@@ -59,6 +62,7 @@ def train(
     device: torch.device,
     checkpoint: Path,
     log: Callable[[EpochLog], None],
+    teacher: nn.Module | None = None,
 ) -> Trained:
     """Train `model` in place; return one entry per epoch, and the blocks it lacks now.
 
@@ -72,6 +76,7 @@ def train(
         log: called with each entry, those of a resumed run's past included: learning rate,
             losses, validation accuracy, distance per block, images/s, seconds, the blocks taken
             out so far, and the MACs of all forward passes over training images.
+        teacher: a trained network whose logits are learnt from too, as `distill` says.
 
     Raises:
         ShoalError: the loss is not finite, or a penalty is asked for and no block is removable.
@@ -81,10 +86,15 @@ def train(
         raise ShoalError("the penalty needs a removable block and this network has none")
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     dtype = pick_precision(params.precision, device)
-    seen = subset(data.train, MONITORED_IMAGES, seed=0)
+    ranking = Score(
+        seed=params.seed,
+        samples=MONITORED_IMAGES,
+        projections=params.penalty.projections,
+        recovery_images=0,  # the training itself is what the network recovers by
+    )
 
-    def measure(units: Sequence[Unit]) -> dict[str, BlockStatistics]:
-        return _measured(model, units, seen, data, params)
+    def measure(units: Sequence[Unit], together: int) -> Evidence:
+        return gather(model, units, data, ranking, device, together=together)
 
     run = _Run(
         model=model,
@@ -97,8 +107,13 @@ def train(
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         estimator=ESTIMATORS[params.penalty.estimator](params.penalty.projections),
         history=[],
-        removal=Removal(model, blocks, params.strategy, measure, params.seed),
+        removal=Removal(model, blocks, params.strategy, measure),
+        task=from_labels,
     )
+    if teacher is not None:
+        teacher.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        run.task = from_teacher(teacher, params.distill, dtype)
+        run.teacher_macs = count_macs(teacher, run.example())
     if checkpoint.exists():
         run.resume(checkpoint)
         for entry in run.history:
@@ -126,8 +141,11 @@ class _Run:
     estimator: Estimator  # of the penalty; what it remembers is part of the checkpoint
     history: list[EpochLog]
     removal: Removal
+    task: TaskLoss
+    teacher_macs: int = 0  # of one image
     elapsed: float = 0.0  # share of the training that is over
     counted: dict[int, int] = field(default_factory=dict)  # blocks gone → MACs of one image
+    counted_blocks: dict[str, int] = field(default_factory=dict)  # block → its MACs of one image
 
     def train_and_validate(self, epoch: int) -> EpochLog:
         started = time.perf_counter()
@@ -147,6 +165,7 @@ class _Run:
         steps = batch_count(self.data.train, params.batch_size)
         sums = torch.zeros(2, device=self.device)  # task loss, penalty
         rate, spent = params.learning_rate, 0
+        choice = random.Random(self.seed(epoch, 3))
         self.model.train()
         with self.penalty(epoch) as penalty:
             bar = progress(
@@ -158,9 +177,10 @@ class _Run:
             for step, (images, labels) in enumerate(bar):
                 self.elapsed = (epoch * steps + step) / (params.epochs * steps)
                 self.removal.advance(self.elapsed)
-                spent += len(images) * self.macs()
                 rate = learning_rate(self.elapsed, params)
-                sums += self.step(images, labels, rate, penalty)
+                with self.removal.sampled(choice) as absent:
+                    sums += self.step(images, labels, rate, penalty)
+                spent += len(images) * (self.macs(absent) + self.teacher_macs)
         task_loss, mean_penalty = (sums / steps).tolist()
         loss = task_loss + params.penalty.weight * mean_penalty
         if not math.isfinite(loss):
@@ -183,8 +203,9 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits = self.model(images.to(memory_format=torch.channels_last))
-        task, extra = cross_entropy(logits.float(), labels), penalty()
+            images = images.to(memory_format=torch.channels_last)
+            logits = self.model(images)
+        task, extra = self.task(images, logits, labels), penalty()
         self.optimizer.zero_grad(set_to_none=True)
         loss: Tensor = self.scaler.scale(task + self.params.penalty.weight * extra)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -230,19 +251,43 @@ class _Run:
         )
         monitored = subset(self.data.validation, MONITORED_IMAGES, seed=0)
         there = [unit for unit in self.blocks if unit.name not in self.removal.gone]
-        statistics = _measured(self.model, there, monitored, self.data, self.params)
+        statistics = measure_blocks(
+            self.model,
+            there,
+            (images for images, _ in batches(monitored, EVALUATION_BATCH, **options)),
+            n_projections=self.params.penalty.projections,
+            seed=0,
+        )
         distances = {name: measured.msw for name, measured in statistics.items()}
         return {"val_accuracy_pct": accuracy, "distances": distances}
 
-    def macs(self) -> int:
-        """Return the MACs of one image in the network as it is now, counted when it has changed."""
+    def macs(self, absent: Sequence[str]) -> int:
+        """Return the MACs of one image in the network as it is now, without the absent blocks.
+
+        Counted when the network has changed. The blocks keep the form of their features, so what
+        one costs does not depend on the others.
+        """
         removed = len(self.removal.gone)
         if removed not in self.counted:
-            shape = (1, self.data.channels, self.data.image_size, self.data.image_size)
-            self.model.eval()
-            self.counted[removed] = count_macs(self.model, torch.zeros(shape, device=self.device))
-            self.model.train()
-        return self.counted[removed]
+            self.counted[removed] = self.count()
+        whole = self.counted[removed]
+        for name in absent:
+            if name not in self.counted_blocks:
+                with left_out(self.model, [name]):
+                    self.counted_blocks[name] = whole - self.count()
+        return whole - sum(self.counted_blocks[name] for name in absent)
+
+    def count(self) -> int:
+        """Return the MACs of one image in the network as it is at this moment."""
+        self.model.eval()
+        macs = count_macs(self.model, self.example())
+        self.model.train()
+        return macs
+
+    def example(self) -> Tensor:
+        """Return one black image, (1, c, h, w)."""
+        size = self.data.image_size
+        return torch.zeros((1, self.data.channels, size, size), device=self.device)
 
     def seed(self, epoch: int, purpose: int) -> int:
         """Return a seed of its own for each purpose in each epoch."""
@@ -271,18 +316,3 @@ class _Run:
         except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as e:
             raise ArtifactError(f"checkpoint {checkpoint} is damaged ({e}); delete it") from e
         self.history = state["history"]
-
-
-def _measured(
-    model: nn.Module, units: Sequence[Unit], split: Split, data: Dataset, params: Train
-) -> dict[str, BlockStatistics]:
-    """Return the statistics of the blocks as the network is, which goes on as it was."""
-    was_training, device = model.training, next(model.parameters()).device
-    loader = batches(split, EVALUATION_BATCH, mean=data.mean, std=data.std, device=device)
-    images = (images for images, _ in loader)
-    try:
-        return measure_blocks(
-            model, units, images, n_projections=params.penalty.projections, seed=0
-        )
-    finally:
-        model.train(was_training)

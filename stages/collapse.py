@@ -4,7 +4,6 @@ Writes artifacts/collapse/<variant>/level_<n>.onnx and metrics/collapse/<variant
 """
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from models.cost import count_macs, count_parameters
-from models.replacements import ChannelMap, load
+from models.replacements import load
 from models.surgery import bypass
 from pipeline.artifacts import artifacts_dir, metrics_path, read_json, replace_dir, write_json
-from pipeline.channel_maps import Map, Maps
+from pipeline.channel_maps import as_maps
 from pipeline.collapse import CollapseReport, collapse_onnx
 from pipeline.data import Dataset, Split, batches, subset
 from pipeline.engines import onnxruntime
@@ -41,7 +40,7 @@ def main(variant: str) -> None:
             fitted = artifacts_dir("plan", variant) / f"level_{planned['level']}.safetensors"
             stand_ins = {} if planned["replacement"] == "identity" else load(fitted)
             shallow = bypass(model, planned["removed"], stand_ins)
-            report = collapse_onnx(source, target, planned["removed"], _as_maps(stand_ins))
+            report = collapse_onnx(source, target, planned["removed"], as_maps(stand_ins))
             measured = measure_level(target, shallow, report, data=data, params=params.collapse)
             levels.append({"level": planned["level"], **measured})
             print(
@@ -52,13 +51,6 @@ def main(variant: str) -> None:
             )
     metrics = {"variant": variant, **params.collapse.model_dump(), "levels": levels}
     write_json(metrics_path("collapse", variant), metrics)
-
-
-def _as_maps(stand_ins: Mapping[str, ChannelMap]) -> Maps:
-    def array(tensor: Tensor | None) -> Any:
-        return None if tensor is None else tensor.detach().numpy()
-
-    return {n: Map(array(m.weight), array(m.bias), m.axis) for n, m in stand_ins.items()}
 
 
 def measure_level(

@@ -1,45 +1,79 @@
 """Plan one variant's removals: artifacts/plan/<variant>/ and metrics/plan/<variant>.json."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
 from models.replacements import save
 from pipeline.artifacts import artifacts_dir, metrics_path, read_json, replace_dir, write_json
+from pipeline.channel_maps import as_maps
+from pipeline.collapse import collapse_onnx
+from pipeline.data import validation_sample
 from pipeline.devices import pick_device
+from pipeline.graph_latency import graph_latencies_ms
 from pipeline.networks import load_trained
-from pipeline.params import load_params
-from pipeline.plan import in_graph, plan, removal_order
+from pipeline.params import Params, load_params
+from pipeline.plan import LatenciesMs, candidates, plan
+from pipeline.search import OWN_CRITERIA, Shallow
 from stages import run_variant_stage
 
 
 def main(variant: str) -> None:
-    """Order the units by the chosen criterion, measure every level, choose one."""
+    """Search for the order of the units, measure every level, choose one."""
     params = load_params()
     params.variant(variant)
     scored = read_json(metrics_path("score", variant))
-    automatic = params.plan.criterion == "auto"
-    criterion = scored["criterion"] if automatic else params.plan.criterion
-    model, _, images = load_trained(variant)
     exported = read_json(metrics_path("export", variant))["blocks"]
-    order, left_out = in_graph(removal_order(scored["scores"][criterion]), exported)
+    who, left_out = candidates(scored, exported, params)
     for name, reason in left_out.items():
         print(f"{variant}: block {name} is left out: it {reason}")
-    planned, stand_ins = plan(model, order, images, params.plan, pick_device())
+    model, _, images = load_trained(variant)
+    timer, device = _timer(variant, params), pick_device()
+    planned, stand_ins = plan(model, who, images, params.plan, latencies_ms=timer, device=device)
     with replace_dir(artifacts_dir("plan", variant)) as folder:
         for level, own in enumerate(stand_ins):
             if own:
                 save(own, folder / f"level_{level}.safetensors")
     metrics = {
         "variant": variant,
-        "criterion": criterion,
+        "search": params.plan.search,
+        "criterion": OWN_CRITERIA.get(params.plan.search, who.criterion),
         "max_accuracy_drop_pct": params.plan.max_accuracy_drop_pct,
-        "order": order,
+        "order": planned.pop("order"),
         "left_out": left_out,
         **planned,
     }
+    if params.plan.measures_latency:
+        metrics["measured_on"] = read_json(artifacts_dir("yardstick") / "plan.json")
     write_json(metrics_path("plan", variant), metrics)
+    _print(variant, metrics)
+
+
+def _timer(variant: str, params: Params) -> LatenciesMs:
+    """Return what times the graphs of shallow networks on this machine."""
+
+    def latencies_ms(networks: Sequence[Shallow]) -> list[float]:
+        source = artifacts_dir("export", variant) / "model.onnx"
+        images = validation_sample(artifacts_dir("prepare"), params.plan.latency_batch)
+        with TemporaryDirectory() as folder:
+            graphs = [Path(folder) / f"{number}.onnx" for number in range(len(networks))]
+            for graph, network in zip(graphs, networks, strict=True):
+                collapse_onnx(source, graph, network.removed, as_maps(network.stand_ins))
+            return graph_latencies_ms(graphs, images, params.plan.latency_batch, params.benchmark)
+
+    return latencies_ms
+
+
+def _print(variant: str, planned: dict[str, Any]) -> None:
+    for name, ms in planned.get("savings_ms", {}).items():
+        print(f"{variant}: block {name} alone saves {ms:.3f} of {planned['whole_ms']:.3f} ms")
     for level in planned["levels"]:
         chosen = "  <- chosen" if level["level"] == planned["chosen_level"] else ""
+        latency = f"{level['latency_ms']:.3f} ms  " if "latency_ms" in level else ""
         print(
             f"{variant}: level {level['level']}  val {level['val_accuracy_pct']:.2f} %  "
-            f"with {level['replacement']}  "
+            f"with {level['replacement']}  {latency}"
             f"(batch norm re-estimated: {level['val_accuracy_bn_pct']:.2f} %){chosen}"
         )
 

@@ -8,9 +8,11 @@ import shutil
 from importlib.metadata import version
 
 import torch
+from torch import nn
 
 from models import zoo
 from models.cost import count_parameters
+from models.errors import ShoalError
 from models.weights import state_sha256
 from pipeline import data, tracking
 from pipeline.artifacts import (
@@ -26,8 +28,9 @@ from pipeline.artifacts import (
 )
 from pipeline.devices import pick_device, pick_precision
 from pipeline.method import select_units
-from pipeline.networks import create_network
-from pipeline.params import load_params
+from pipeline.networks import create_network, load_trained
+from pipeline.params import Variant, load_params
+from pipeline.removal import as_planned
 from pipeline.train import EpochLog, train
 from stages import run_variant_stage
 
@@ -35,21 +38,23 @@ from stages import run_variant_stage
 def main(variant: str) -> None:
     """Create the variant's network, train it, and write weights and history."""
     params = load_params()
-    settings = params.variant(variant)
+    settings = planned(params.variant(variant))
     device = pick_device()
     precision = str(pick_precision(settings.train.precision, device)).removeprefix("torch.")
     images = data.load(artifacts_dir("prepare"))
     torch.manual_seed(settings.train.seed)
     model, spec, images = create_network(settings.model, images)
     units = select_units(settings.method, model, spec.example()).removable
+    taught_by = settings.train.distill.teacher
+    teacher = None if taught_by is None else teacher_of(variant, taught_by, spec)
 
     configuration = settings.model_dump(by_alias=True)
     images_digest = read_json(metrics_path("prepare"))["sha256"]
     versions = [torch.__version__, version("timm")]
+    teaching = None if teacher is None else state_sha256(teacher)
     initial = {"origin": spec.initial_weights, "sha256": state_sha256(model)}
-    key = digest(
-        [configuration, initial, images_digest, code_digest(), versions, str(device), precision]
-    )
+    starts_from = [configuration, initial, teaching, images_digest]
+    key = digest([*starts_from, code_digest(), versions, str(device), precision])
     checkpoint = CACHE / "checkpoints" / key / "state.pt"
     with (
         sole_writer(checkpoint.parent),
@@ -63,7 +68,14 @@ def main(variant: str) -> None:
             stream(entry)
 
         trained = train(
-            model, images, settings.train, units, device=device, checkpoint=checkpoint, log=log
+            model,
+            images,
+            settings.train,
+            units,
+            device=device,
+            checkpoint=checkpoint,
+            log=log,
+            teacher=teacher,
         )
         history = trained.history
         with replace_dir(artifacts_dir("train", variant)) as folder:
@@ -72,6 +84,7 @@ def main(variant: str) -> None:
             "variant": variant,
             **configuration,
             "initial_weights": initial,
+            "teacher_sha256": teaching,
             "device": str(device),
             "precision": precision,
             "parameters": count_parameters(model),
@@ -84,6 +97,32 @@ def main(variant: str) -> None:
         }
         write_json(metrics_path("train", variant), metrics)
     shutil.rmtree(checkpoint.parent)
+
+
+def planned(settings: Variant) -> Variant:
+    """Return the settings with the names of the blocks to remove, also where a plan has them."""
+    strategy = as_planned(settings.train.strategy)
+    changed = settings.train.model_copy(update={"strategy": strategy})
+    return settings.model_copy(update={"train": changed})
+
+
+def teacher_of(variant: str, name: str, student: zoo.ModelSpec) -> nn.Module:
+    """Return the trained network that `variant` is to learn from.
+
+    Raises:
+        ShoalError: it is not trained yet, or sees images otherwise normalised than the student.
+    """
+    if not artifacts_dir("train", name).exists():
+        raise ShoalError(
+            f"{variant} learns from {name}, which is not trained yet; first: dvc repro train@{name}"
+        )
+    teacher, spec, _ = load_trained(name)
+    if (spec.mean, spec.std) != (student.mean, student.std):
+        raise ShoalError(
+            f"{variant} and its teacher {name} normalise images differently (mean {student.mean} "
+            f"and {spec.mean}); let both start from published weights, or neither"
+        )
+    return teacher
 
 
 def _line(variant: str, epochs: int, entry: EpochLog) -> str:

@@ -15,11 +15,11 @@ from models.surgery import bypass
 from models.units import UNITS, Unit
 from models.zoo import create
 from pipeline.activations import BlockStatistics, block_features, measure_blocks
+from pipeline.criteria import CRITERIA, Evidence
 from pipeline.distances import directions, max_sliced_wasserstein
 from pipeline.method import ORDERS, Selection, select_units
 from pipeline.params import Method
-from pipeline.plan import removal_order
-from pipeline.score import CRITERIA, Evidence
+from pipeline.search import removal_order
 from stages import export, plan, score, train
 
 OFFICIAL = Method(mode="official")
@@ -61,7 +61,7 @@ def order(selection: Selection, distances: list[float]) -> list[str]:
     """The order that the mode prescribes where the units have these distances on validation."""
     measured = zip(selection.removable, distances, strict=True)
     validation = {unit.name: BlockStatistics(d, d, d, 0.0) for unit, d in measured}
-    return removal_order(CRITERIA[selection.criterion](Evidence(validation, validation, {}, 0)))
+    return removal_order(CRITERIA[selection.criterion](Evidence(validation, validation, {}, {}, 0)))
 
 
 def test_every_unit_that_a_mode_names_exists() -> None:

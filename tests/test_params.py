@@ -9,12 +9,13 @@ import yaml
 
 from models.errors import ParamsError
 from pipeline import params
+from pipeline.criteria import CRITERIA
 from pipeline.estimators import ESTIMATORS
 from pipeline.method import ORDERS
 from pipeline.optimizers import OPTIMIZERS, SCHEDULES
 from pipeline.params import load_params
 from pipeline.prepare import FITS, SOURCES
-from pipeline.score import CRITERIA
+from pipeline.search import SEARCHES
 
 FIXED = Path(__file__).parent / "params.yaml"
 SHIPPED = Path(__file__).parent.parent / "params.yaml"
@@ -38,6 +39,7 @@ def test_the_shipped_file_is_valid_and_has_every_key_of_the_tests() -> None:
     ("section", "key", "choices"),
     [
         (params.Plan, "criterion", {"auto", *CRITERIA}),
+        (params.Plan, "search", SEARCHES),
         (params.Method, "mode", ORDERS),
         (params.Method, "unit", {"auto", *ORDERS["paper"]}),
         (params.Penalty, "estimator", ESTIMATORS),
@@ -89,6 +91,13 @@ def test_the_penalty_keeps_its_name_in_files() -> None:
         ("weight_decay: 1.0e-4", "weight_decay: 1e-4", "needs a dot: 1.0e-4"),
         ("image_size: 32", "image_size: big", "prepare.image_size = 'big'"),
         ("criterion: auto", "criterion: mws", "'msw', 'sliced'"),
+        ("search: one_shot", "search: latency_aware", "plan: search 'latency_aware' needs latency"),
+        (
+            "search: one_shot\n  criterion: auto",
+            "search: latency_aware\n  criterion: msw",
+            "not by criterion 'msw'; set criterion: auto, or search: greedy",
+        ),
+        ("latency_budget_ms: null", "latency_budget_ms: 0.0", "should be greater than 0"),
         ("mode: paper", "mode: offical", "method.mode = 'offical'"),
         (
             "lambda: 3.0}}",

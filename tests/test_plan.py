@@ -1,24 +1,71 @@
-"""The plan: its order, its levels and its choice."""
+"""The plan of a real network: what may go, its levels, and the searches on it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from torch import nn
 
-from models.blocks import find_blocks
 from models.surgery import bypass
+from models.units import block_units
 from models.zoo import create
-from pipeline.data import batches, load
+from pipeline.channel_maps import as_maps
+from pipeline.collapse import collapse_onnx
+from pipeline.criteria import CRITERIA, gather
+from pipeline.data import Dataset, batches, load, validation_sample
 from pipeline.evaluate import accuracy_pct
-from pipeline.params import Plan
-from pipeline.plan import deepest_level, in_graph, plan, removal_order
-from pipeline.replacement import KINDS, cheapest
+from pipeline.export import export_onnx
+from pipeline.graph_latency import graph_latencies_ms
+from pipeline.params import Benchmark, Plan, Score, WarmUp
+from pipeline.plan import Candidates, LatenciesMs, in_graph, plan
+from pipeline.replacement import KINDS, StandIns, cheapest
+from pipeline.search import Shallow
+
+CPU = torch.device("cpu")
+SCORING = Score(samples=200, projections=20)
 
 
-def test_the_least_missed_goes_first_and_ties_keep_the_networks_order() -> None:
-    assert removal_order({"a": 0.5, "b": 0.1, "c": 0.5, "d": -1.0}) == ["d", "b", "a", "c"]
+@pytest.fixture(scope="module")
+def data(prepared: Path) -> Dataset:
+    return load(prepared)
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return create("resnet18_cifar", 10, in_chans=1, width=8).eval()
+
+
+def ordered(model: nn.Module, order: Sequence[str], criterion: str = "msw") -> Candidates:
+    """Return these blocks as candidates, with scores by which they go in this order."""
+    units = [u for u in block_units(model, torch.zeros(2, 1, 32, 32)) if u.name in order]
+    scores = {unit.name: float(order.index(unit.name)) for unit in units}
+    return Candidates(units, scores, criterion, SCORING)
+
+
+def settings(**options: object) -> Plan:
+    required = {"criterion": "auto", "max_accuracy_drop_pct": 100.0, "bn_samples": 200}
+    return Plan.model_validate({**required, **options})
+
+
+def never(_: Sequence[Shallow]) -> list[float]:
+    raise AssertionError("this search does not go by time")
+
+
+def planned(
+    model: nn.Module,
+    who: Candidates,
+    data: Dataset,
+    params: Plan,
+    latencies_ms: LatenciesMs = never,
+) -> tuple[dict, list[StandIns]]:
+    return plan(model, who, data, params, latencies_ms=latencies_ms, device=CPU)
+
+
+def validate(network: nn.Module, data: Dataset) -> float:
+    loader = batches(data.validation, 50, mean=data.mean, std=data.std, device="cpu")
+    return accuracy_pct(network, loader)
 
 
 def test_blocks_that_cannot_be_cut_out_of_the_graph_stay_and_say_why() -> None:
@@ -28,59 +75,92 @@ def test_blocks_that_cannot_be_cut_out_of_the_graph_stay_and_say_why() -> None:
     assert left_out == {"c": "is not in the exported graph", "b": "is already the identity"}
 
 
-@given(st.lists(st.floats(0, 100), min_size=1), st.floats(0, 20))
-def test_the_deepest_level_within_the_drop(accuracies: list[float], drop: float) -> None:
-    chosen = deepest_level(accuracies, drop)
-    floor = accuracies[0] - drop - 1e-9
-    assert accuracies[chosen] >= floor
-    assert all(accuracy < floor for accuracy in accuracies[chosen + 1 :])
-
-
-def test_a_drop_of_exactly_the_limit_is_allowed_whatever_the_rounding() -> None:
-    assert deepest_level([64.15, 63.65], 0.5) == 1
-    assert deepest_level([64.15, 63.64], 0.5) == 0
-
-
-def test_a_level_below_the_floor_does_not_hide_a_deeper_one_above_it() -> None:
-    assert deepest_level([90, 80, 89.5], 1) == 2
-
-
-def test_levels_are_measured_on_validation_as_the_bypassed_network_is(prepared: Path) -> None:
-    data = load(prepared)
-    torch.manual_seed(0)
-    model = create("resnet18_cifar", 10, in_chans=1, width=8)
-    found = find_blocks(model, torch.zeros(2, 1, 32, 32))
+def test_levels_are_measured_on_validation_as_the_bypassed_network_is(
+    model: nn.Module, data: Dataset
+) -> None:
+    found = block_units(model, torch.zeros(2, 1, 32, 32))
     order = [block.name for block in found if block.removable][::-1]
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    settings = Plan(criterion="msw", max_accuracy_drop_pct=100.0, bn_samples=200)
-    planned, stand_ins = plan(model, order, data, settings, torch.device("cpu"))
+    made, stand_ins = planned(model, ordered(model, order), data, settings())
     assert stand_ins == [{}] * 6
-    assert [level["removed"] for level in planned["levels"]] == [order[:n] for n in range(6)]
-    assert planned["chosen_level"] == 5  # any drop is allowed
-    loader = batches(data.validation, 50, mean=data.mean, std=data.std, device="cpu")
-    expected = accuracy_pct(bypass(model, order[:3]), loader)
-    assert planned["levels"][3]["val_accuracy_pct"] == pytest.approx(expected)
+    assert made["order"] == order
+    assert [level["removed"] for level in made["levels"]] == [order[:n] for n in range(6)]
+    assert made["chosen_level"] == 5  # any drop is allowed
+    expected = validate(bypass(model, order[:3]), data)
+    assert made["levels"][3]["val_accuracy_pct"] == pytest.approx(expected)
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
 def test_the_cheapest_good_replacement_is_chosen_and_its_accuracy_is_the_levels(
-    prepared: Path,
+    model: nn.Module, data: Dataset
 ) -> None:
-    data = load(prepared)
-    torch.manual_seed(0)
-    model = create("resnet18_cifar", 10, in_chans=1, width=8)
-    order = ["layer1.0", "layer2.1"]
-    options = {"criterion": "msw", "max_accuracy_drop_pct": 100.0, "bn_samples": 200}
-    settings = Plan(**options, replacement="auto", replacement_samples=100)
-    planned, stand_ins = plan(model, order, data, settings, torch.device("cpu"))
-    loader = list(batches(data.validation, 50, mean=data.mean, std=data.std, device="cpu"))
-    for level, own in zip(planned["levels"], stand_ins, strict=True):
+    who = ordered(model, ["layer1.0", "layer2.1"])
+    automatic = settings(replacement="auto", replacement_samples=100)
+    made, stand_ins = planned(model, who, data, automatic)
+    for level, own in zip(made["levels"], stand_ins, strict=True):
         tried = level["val_accuracy_by_replacement_pct"]
         assert list(tried) == (list(KINDS) if level["removed"] else ["identity"])
         assert level["replacement"] == cheapest(tried, 0.1)
         assert set(own) == (set() if level["replacement"] == "identity" else set(level["removed"]))
         shallow = bypass(model, level["removed"], own)
         assert level["val_accuracy_pct"] == tried[level["replacement"]]
-        assert level["val_accuracy_pct"] == pytest.approx(accuracy_pct(shallow, loader))
-    only = plan(model, order, data, Plan(**options, replacement="affine"), torch.device("cpu"))[0]
+        assert level["val_accuracy_pct"] == pytest.approx(validate(shallow, data))
+    only = planned(model, who, data, settings(replacement="affine"))[0]
     assert [level["replacement"] for level in only["levels"]] == ["identity", "affine", "affine"]
+
+
+@pytest.mark.parametrize("criterion", ["block_influence", "leave_one_out"])
+def test_greedy_scores_the_network_that_is_already_shallow_with_what_stands_in(
+    model: nn.Module, data: Dataset, criterion: str
+) -> None:
+    order = ["layer1.1", "layer3.1", "layer1.0"]
+    who = ordered(model, order, criterion)
+    made, stand_ins = planned(model, who, data, settings(search="greedy", replacement="linear"))
+    first, second, third = made["order"]
+    assert first == order[0]  # the scores of the whole network are those that are given
+    shallow = bypass(model, [first], stand_ins[1])
+    left = [unit for unit in who.units if unit.name != first]
+    expected = CRITERIA[criterion](gather(shallow, left, data, SCORING, CPU))
+    assert made["scores"][second] == pytest.approx(expected[second])
+    assert expected[second] <= expected[third]
+    if criterion == "leave_one_out":
+        lost = validate(shallow, data) - validate(bypass(shallow, [second]), data)
+        assert expected[second] == pytest.approx(lost)
+
+
+def test_levels_of_a_latency_aware_plan_are_timed_as_graphs_and_keep_the_budget(
+    model: nn.Module, data: Dataset, prepared: Path, tmp_path: Path
+) -> None:
+    names = ["layer1.0", "layer1.1", "layer2.1"]
+    source = export_onnx(model, torch.zeros(1, 1, 32, 32), tmp_path / "model.onnx")
+    timing = Benchmark(
+        batch_sizes=[1], warmup=WarmUp(window=3, max_calls=9), rounds=5, repeats=3, threads=1
+    )
+
+    def latencies_ms(networks: Sequence[Shallow]) -> list[float]:
+        graphs = [tmp_path / f"{n}.onnx" for n in range(len(networks))]
+        for graph, network in zip(graphs, networks, strict=True):
+            collapse_onnx(source, graph, network.removed, as_maps(network.stand_ins))
+        return graph_latencies_ms(graphs, validation_sample(prepared, 16), 16, timing)
+
+    bare_ms, whole_ms = latencies_ms([Shallow(names, {}), Shallow([], {})])
+    assert bare_ms < whole_ms
+    budget = 5 * whole_ms  # generous, for the machine may be busy
+    params = settings(
+        search="latency_aware",
+        latency_budget_ms=budget,
+        latency_batch=16,
+        replacement="linear",
+        replacement_samples=64,
+    )
+    made, stand_ins = planned(model, ordered(model, names), data, params, latencies_ms)
+    assert sorted(made["order"]) == sorted(names)
+    assert set(made["savings_ms"]) == set(names)
+    assert min(level["latency_ms"] for level in made["levels"]) > 0
+    chosen = made["levels"][made["chosen_level"]]
+    assert chosen["latency_ms"] <= made["latency_budget_ms"] == budget
+    within = [level for level in made["levels"] if level["latency_ms"] <= budget]
+    assert chosen["val_accuracy_pct"] == max(level["val_accuracy_pct"] for level in within)
+    for level, own in zip(made["levels"], stand_ins, strict=True):
+        expected = validate(bypass(model, level["removed"], own), data)
+        assert level["val_accuracy_pct"] == pytest.approx(expected)

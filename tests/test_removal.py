@@ -1,5 +1,7 @@
 """Blocks that leave while a network trains: when, which, and the same again after a stop."""
 
+import json
+import random
 from pathlib import Path
 
 import pytest
@@ -13,13 +15,14 @@ from trainings import assert_same_weights, fresh, settings, without_timings
 from models import zoo
 from models.blocks import find_blocks
 from models.cost import count_macs
-from models.errors import BlockError, ParamsError
-from models.surgery import bypass
+from models.errors import ArtifactError, BlockError, ParamsError
+from models.surgery import Bypass, bypass
 from pipeline.activations import BlockStatistics
+from pipeline.criteria import Evidence
 from pipeline.data import Dataset, load
 from pipeline.params import Strategy, validate
-from pipeline.removal import Removal, gated
-from pipeline.strategies import ORDERS, STRATEGIES
+from pipeline.removal import Removal, as_planned, gated
+from pipeline.strategies import STRATEGIES
 from pipeline.train import EpochLog, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -81,6 +84,7 @@ def test_before_the_first_step_is_the_shallow_network_itself(data: Dataset, tmp_
         ("progressive", 0.5, {"penalty": {"lambda": 1.0, "estimator": "power"}}),
         ("anneal", 0.5, {}),
         ("remove_first", 0.2, {}),
+        ("explore", 0.5, {}),
     ],
 )
 def test_a_continued_training_is_the_uninterrupted_one(
@@ -161,28 +165,72 @@ def test_schedules_never_turn_back_and_end_where_they_say(
         assert strategy.gate(until, until) == 0
 
 
-def statistics(**cosines: float) -> dict[str, BlockStatistics]:
-    return {n: BlockStatistics(1 - c, 0.0, 0.0, c) for n, c in cosines.items()}
-
-
-def test_the_least_missed_goes_first() -> None:
-    measured = statistics(a=0.2, b=0.9, c=0.5)
-    assert ORDERS["block_influence"](measured, 0) == ["b", "c", "a"]
-    assert ORDERS["msw"](measured, 0) == ["b", "c", "a"]
-    assert ORDERS["deepest_first"](measured, 0) == ["c", "b", "a"]
-    shuffled = {tuple(ORDERS["random"](measured, seed)) for seed in range(20)}
-    assert len(shuffled) == 6
-    assert ORDERS["random"](measured, 3) == ORDERS["random"](measured, 3)
-
-
 def removal(model: nn.Module, **strategy: object) -> Removal:
-    units = fresh()[1]
     cosines = dict(zip(NAMES, [0.1, 0.9, 0.5, 0.3, 0.7], strict=True))
 
-    def measure(there):
-        return {u.name: statistics(x=cosines[u.name])["x"] for u in there}
+    def measure(there, together):
+        measured = {u.name: BlockStatistics(0.0, 0.0, 0.0, cosines[u.name]) for u in there}
+        return Evidence(measured, measured, {}, {}, seed=0)
 
-    return Removal(model, units, Strategy(**strategy), measure, 0)
+    return Removal(model, fresh()[1], Strategy(**strategy), measure)
+
+
+@pytest.mark.parametrize("order", ["msw", "recoverability", "leave_one_out", "random"])
+def test_any_criterion_may_decide_what_goes(order: str, data: Dataset, tmp_path: Path) -> None:
+    strategy = {"name": "remove_first", "until": 0.5, "remove": 2, "order": order}
+    _, trained = run(data, tmp_path / "state.pt", **strategy)
+    assert len(set(trained.removed)) == 2
+    assert set(trained.removed) <= set(NAMES)
+
+
+def test_exploring_leaves_out_other_blocks_at_every_step_until_some_go(
+    data: Dataset, tmp_path: Path
+) -> None:
+    model, _ = fresh()
+    exploring = removal(model, name="explore", remove=2, order="block_influence")
+    choice = random.Random(0)
+    seen = set()
+    for _ in range(50):
+        with exploring.sampled(choice) as names:
+            seen.add(tuple(sorted(names)))
+            assert [isinstance(model.get_submodule(n), Bypass) for n in names] == [True, True]
+        assert not any(isinstance(module, Bypass) for module in model.modules())
+    assert len(seen) == 10  # of five blocks
+    exploring.advance(0.5)
+    with exploring.sampled(choice) as names:
+        assert names == []
+    assert exploring.gone == [NAMES[1], NAMES[4]]
+
+
+def test_what_exploring_costs_is_what_ran(data: Dataset, tmp_path: Path) -> None:
+    strategy = {"name": "explore", "until": 0.99, "remove": 4}
+    recipe = {"epochs": 1, "penalty": {"lambda": 0.0}}
+    _, trained = run(data, tmp_path / "state.pt", recipe=recipe, **strategy)
+    whole = fresh()[0].eval()
+    fewest, most = sorted(
+        count_macs(bypass(whole, [n for n in NAMES if n != kept]), IMAGES)
+        for kept in (NAMES[0], NAMES[-1])
+    )
+    mean = trained.history[0]["macs_spent"] / len(data.train)
+    assert 0.9 * fewest < mean < 1.1 * most < count_macs(whole, IMAGES)
+
+
+def test_a_plan_names_the_blocks(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    levels = [{"level": n, "removed": NAMES[:n]} for n in range(3)]
+    plan.write_text(json.dumps({"levels": levels}), encoding="utf-8")
+    wanted = Strategy(name="anneal", remove={"plan": str(plan), "level": 2})
+    assert as_planned(wanted).remove == NAMES[:2]
+    assert as_planned(Strategy(name="anneal", remove=3)).remove == 3
+    deeper = Strategy(name="anneal", remove={"plan": str(plan), "level": 7})
+    with pytest.raises(ParamsError, match=r"level = 7, but .*plan.json ends at 2"):
+        as_planned(deeper)
+    plan.write_text("[]", encoding="utf-8")
+    with pytest.raises(ParamsError, match="is no plan; it takes a file that the stage plan wrote"):
+        as_planned(wanted)
+    plan.unlink()
+    with pytest.raises(ArtifactError, match="is missing"):
+        as_planned(wanted)
 
 
 def test_named_blocks_alone_go_one_by_one() -> None:

@@ -11,11 +11,12 @@ from models.surgery import bypass
 from models.units import block_units
 from models.zoo import create
 from pipeline.activations import BlockStatistics, measure_blocks
+from pipeline.criteria import CRITERIA, Evidence, OnDemand
 from pipeline.data import Dataset, batches, load, subset
 from pipeline.evaluate import accuracy_pct
 from pipeline.params import Score
-from pipeline.plan import removal_order
-from pipeline.score import CRITERIA, Evidence, score
+from pipeline.score import score
+from pipeline.search import removal_order
 
 CPU = torch.device("cpu")
 
@@ -64,7 +65,7 @@ def test_leave_one_out_is_the_accuracy_lost(scored: tuple) -> None:
 
 def test_random_scores_follow_the_seed() -> None:
     statistics = {name: BlockStatistics(0.0, 0.0, 0.0, 1.0) for name in "abc"}
-    evidence = (Evidence(statistics, statistics, {}, seed) for seed in (1, 1, 2))
+    evidence = (Evidence(statistics, statistics, {}, {}, seed) for seed in (1, 1, 2))
     first, again, other = (CRITERIA["random"](e) for e in evidence)
     assert first == again != other
 
@@ -90,7 +91,7 @@ def at_distances(distances: dict[str, float]) -> Evidence:
     """Evidence of these distances on validation images and none on training images."""
     validation = {name: BlockStatistics(d, 0.0, 0.0, 1.0) for name, d in distances.items()}
     training = {name: BlockStatistics(0.0, 0.0, 0.0, 1.0) for name in distances}
-    return Evidence(training, validation, {}, 0)
+    return Evidence(training, validation, {}, {}, 0)
 
 
 @pytest.mark.parametrize(
@@ -116,5 +117,29 @@ def test_the_authors_score_keeps_what_is_closest_to_the_identity() -> None:
 
 
 def test_a_network_without_removable_units_has_no_scores() -> None:
-    evidence = Evidence({}, {}, {}, 0)
+    evidence = Evidence({}, {}, {}, {}, 0)
     assert all(criterion(evidence) == {} for criterion in CRITERIA.values())
+
+
+def test_evidence_is_measured_once_and_only_where_a_criterion_looks_at_it() -> None:
+    asked: list[str] = []
+
+    def measured(what: str, value: object) -> OnDemand:
+        def measure() -> dict[str, object]:
+            asked.append(what)
+            return dict.fromkeys("ab", value)
+
+        return OnDemand(["a", "b"], measure)
+
+    known = BlockStatistics(0.5, 0.0, 0.0, 1.0)
+    evidence = Evidence(
+        measured("training", known), measured("validation", known), measured("drops", 2.0), 0
+    )
+    assert CRITERIA["deepest_first"](evidence) == {"a": 0, "b": -1}
+    assert list(CRITERIA["random"](evidence)) == ["a", "b"]
+    assert asked == []
+    assert CRITERIA["leave_one_out"](evidence) == {"a": 2, "b": 2}
+    assert asked == ["drops"]
+    assert CRITERIA["msw"](evidence) == {"a": 0.5, "b": 0.5}
+    assert list(CRITERIA["block_influence"](evidence)) == ["a", "b"]
+    assert asked == ["drops", "training"]

@@ -82,6 +82,16 @@ def load(path: Path, threads: int) -> Engine:
     return partial(_bind, _open(path, threads, optimise=False))
 
 
+def optimised(path: Path, threads: int) -> Engine:
+    """Open any ONNX network, optimised in memory as `build` writes it.
+
+    Raises:
+        ArtifactError: there is no such file.
+        BackendError: ONNX Runtime cannot read the network.
+    """
+    return partial(_bind, _open(path, threads, optimise=True))
+
+
 def runner(
     source: Path | bytes, threads: int | None = None, *, integer_kernels: bool = True
 ) -> Run:

@@ -1,0 +1,87 @@
+"""Which criterion chooses the blocks that are missed least, right after removal and after healing?
+
+    python -m benchmarks.choosing efficientnet_lite0 0 1 2
+    python -m benchmarks.choosing resnet18 0 1 2
+
+For a network trained plainly and one trained with the penalty: the scores of every criterion, what
+each block alone is worth (its removal, then also an epoch of healing), and the network without the
+half that a criterion chooses, before healing (plainly and with batch norm re-estimated) and after.
+Three draws stand for choosing at random. Adds to benchmarks/results/choosing.jsonl;
+`python -m benchmarks.results` makes the page.
+"""
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from benchmarks.penalty import penalised
+from benchmarks.trials import TASKS, Outcome, Results, after_removal, test_pct, training
+from pipeline.criteria import CRITERIA, gather
+from pipeline.devices import pick_device
+from pipeline.params import Score
+from pipeline.search import removal_order
+
+TRAININGS = {"plain": {}, "penalty": penalised(1.0, estimator="power")}
+DRAWS = 3
+SCORING = {"samples": 1024, "projections": 50, "recovery_images": 2048}
+
+
+def main() -> None:
+    """Measure what has not been measured yet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("seeds", type=int, nargs="+")
+    parser.add_argument("--trainings", nargs="+", default=list(TRAININGS), choices=TRAININGS)
+    parser.add_argument("--sets-only", action="store_true", help="do not heal from single blocks")
+    arguments = parser.parse_args()
+    task, results = arguments.task, Results("choosing")
+    for seed in arguments.seeds:
+        for how in arguments.trainings:
+            start = training(task, TRAININGS[how], seed)
+            name = f"{task} {how} {seed}"
+            chosen = results.get(f"{name} scores", partial(scores, start, seed))
+            half = (len(start.there) + 1) // 2
+            sets = {by: removal_order(own)[:half] for by, own in chosen.items()}
+            singles = {} if arguments.sets_only else {block: [block] for block in start.there}
+            for label, removed in (sets | singles).items():
+                compute = partial(without, start, removed, seed)
+                key = "+".join(sorted(removed))  # criteria that agree share a measurement
+                results.get(f"{name} {label}", partial(results.get, f"{name} {key}", compute))
+
+
+def scores(start: Outcome, seed: int) -> dict[str, dict[str, float]]:
+    """Return the scores of every criterion; several draws of the random one."""
+    units = [unit for unit in start.units if unit.name in start.there]
+    torch.manual_seed(seed)
+    params = Score(seed=seed, **SCORING)
+    evidence = gather(start.model, units, start.images, params, pick_device())
+    found = {name: criterion(evidence) for name, criterion in CRITERIA.items()}
+    del found["random"]
+    for draw in range(DRAWS):
+        params = Score(seed=100 * seed + draw, **SCORING)
+        evidence = gather(start.model, units, start.images, params, pick_device())
+        found[f"random {draw}"] = CRITERIA["random"](evidence)
+    return found
+
+
+def without(start: Outcome, removed: Sequence[str], seed: int) -> dict[str, Any]:
+    """Return test % of the whole network and without these blocks, before and after healing."""
+    healing = {
+        "epochs": 1,
+        "learning_rate": TASKS[start.record["task"]].recipe["learning_rate"] / 4,
+    }
+    healed = training(start.record["task"], healing, seed, start=start, without=removed)
+    return {
+        "removed": list(removed),
+        "whole": test_pct(start.model, start.images),
+        **after_removal(start, removed),
+        "healed": test_pct(healed.model, healed.images),
+        "healing_cpu_seconds": healed.record["cpu_seconds"],
+    }
+
+
+if __name__ == "__main__":
+    main()

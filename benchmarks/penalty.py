@@ -1,0 +1,88 @@
+"""What the penalty does: λ, estimator, batch size, directions and architecture.
+
+    python -m benchmarks.penalty 0 1 2
+
+Every setting is trained once per seed; blocks go in ascending order of their distance on
+calibration images and test accuracy is read at every level. Adds to
+benchmarks/results/penalty.jsonl; `python -m benchmarks.results` makes the page.
+"""
+
+import argparse
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from benchmarks.trials import (
+    Outcome,
+    Results,
+    after_removal,
+    calibration,
+    loader,
+    training,
+)
+from pipeline.activations import measure_blocks
+from pipeline.search import removal_order
+
+LAMBDAS = (1.0, 3.0, 5.0)
+FAMILY_LAMBDAS = (0.0, 0.1, 1.0, 5.0)
+
+
+def settings() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (task, changes to its recipe), the ones most needed first."""
+    yield "resnet18", penalised(0.0)
+    for weight in LAMBDAS[::-1]:
+        for estimator in ("random", "power"):
+            yield "resnet18", penalised(weight, estimator=estimator)
+    for task in ("vit", "mobilenetv2"):
+        for weight in FAMILY_LAMBDAS:
+            yield task, penalised(weight, estimator="power")
+    for batch_size in (32, 512):
+        yield "resnet18", penalised(3.0) | {"batch_size": batch_size}
+    for projections in (5, 500):
+        yield "resnet18", penalised(3.0, projections=projections)
+
+
+def penalised(weight: float, *, estimator: str = "random", projections: int = 50) -> dict[str, Any]:
+    """Return a recipe's `penalty`."""
+    return {
+        "penalty": {"lambda": weight, "estimator": estimator, "projections": projections}
+        if weight
+        else {"lambda": 0.0}
+    }
+
+
+def main() -> None:
+    """Measure what has not been measured yet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("seeds", type=int, nargs="+")
+    results = Results("penalty")
+    for seed in parser.parse_args().seeds:
+        for task, changes in settings():
+            name = f"{task} {changes} {seed}"
+            results.get(name, partial(measure, task, changes, seed))
+
+
+def measure(task: str, changes: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Train; return what it cost and test % with 0, 1, 2, … blocks out."""
+    outcome = training(task, changes, seed)
+    order = by_distance(outcome)
+    return {
+        "task": task,
+        **changes,
+        "seed": seed,
+        "cpu_seconds": outcome.record["cpu_seconds"],
+        "order": order,
+        "levels": [after_removal(outcome, order[:level]) for level in range(len(order) + 1)],
+    }
+
+
+def by_distance(outcome: Outcome) -> list[str]:
+    """Return the removable blocks that are left in ascending order of their distance."""
+    units = [unit for unit in outcome.units if unit.name in outcome.there]
+    seen = (x for x, _ in loader(calibration(outcome.images), outcome.images))
+    measured = measure_blocks(outcome.model, units, seen, n_projections=50, seed=0)
+    return removal_order({name: block.msw for name, block in measured.items()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Write what plans depend on beside the network: artifacts/yardstick/plan.json.
+
+A plan that goes by latency depends on this machine and on how engines are timed; any other on
+nothing, so that it is not made again on another machine (docs/decisions/0011).
+"""
+
+from pipeline.artifacts import artifacts_dir, read_json, write_json
+from pipeline.params import load_params
+from pipeline.protocol import machine
+from stages import run_stage
+
+
+def main() -> None:
+    """Write the facts, none where `plan.search` measures no latency."""
+    params = load_params()
+    facts = {}
+    if params.plan.measures_latency:
+        target = machine(read_json(artifacts_dir("probe") / "target.json"))
+        facts = {"target": target, "timing": params.benchmark.model_dump(exclude={"batch_sizes"})}
+    write_json(artifacts_dir("yardstick") / "plan.json", facts)
+
+
+if __name__ == "__main__":
+    run_stage(main)
