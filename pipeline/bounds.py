@@ -1,26 +1,23 @@
-"""Bounds of every value in a network's graph that hold whatever its images are.
+"""Interval arithmetic on the operators of a network's graph.
 
-Interval arithmetic over the graph of `torch.export`, in the order in which it runs. Within a block
-a value may also be known as x + [lower, upper], x being what enters the block; where the two bounds
-are equal the block is x + c for every image. Operators that no rule describes give values of which
-nothing is known, so what is not understood proves nothing.
+Within a block a value may also be known as x + [lower, upper], x being what enters the block.
+Operators that no rule describes give values of which nothing is known, so what is not understood
+proves nothing.
 
 Bounds are of sums in any order, and a little wider than those of real numbers: by what float32 may
 round. Values beyond float32 are not considered.
 """
 
-import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
 import torch
 from jaxtyping import Float64
-from torch import Tensor, fx
+from torch import Tensor
 from torch.nn import functional
-from torch.utils import _pytree as pytree
 
 LARGEST = torch.finfo(torch.float32).max
 ROUNDING = torch.finfo(torch.float32).eps  # of one float32 operation, twice what it can be
@@ -54,9 +51,6 @@ class Bounds:
         return replace(self, lower=lower, upper=upper)
 
 
-Ranges = Mapping[str, Bounds]  # of what enters a rectifier on some images, by the node's name
-
-
 def _bounds(lower: Tensor, upper: Tensor, slack: tuple[Tensor, Tensor]) -> Bounds:
     """Return bounds widened by what is rounded; what is fixed stays so."""
     fixed = lower == upper
@@ -76,11 +70,9 @@ def unknown() -> Bounds:
     return Bounds(exactly(-LARGEST).lower, exactly(LARGEST).upper)
 
 
-def add(a: Any, b: Any, *, alpha: float = 1) -> Bounds:
+def add(a: Any, b: Any) -> Bounds:
     """Bound a + b; x + [..] stays that."""
     a, b = (t if isinstance(t, Bounds) else exactly(t) for t in (a, b))
-    if alpha != 1:
-        return unknown()
     if a.entry is None:
         a, b = b, a
     b = b.absolute()
@@ -162,7 +154,7 @@ def per_channel(x: Bounds, *_: object) -> Bounds:
     return Bounds(x.lower.amin(others, keepdim=True), x.upper.amax(others, keepdim=True))
 
 
-def overall(x: Bounds, *_: object, **__: object) -> Bounds:
+def overall(x: Bounds, *_: object) -> Bounds:
     """Return the bounds of all values together: those of whatever picks, moves or averages them."""
     x = x.absolute()
     return Bounds(x.lower.min(), x.upper.max())
@@ -177,15 +169,26 @@ def _or_zero(x: Bounds) -> Bounds:
     return Bounds(x.lower.clamp(max=0), x.upper.clamp(min=0))
 
 
-def _reordered(x: Bounds, shape: torch.Size) -> Bounds:
+def held(x: Bounds, low: float, high: float, seen: Bounds | None = None) -> Bounds:
+    """Bound min(max(x, low), high), of which x is known to be within the bounds `seen`, too."""
+    own = x.absolute()
+    if seen is not None:
+        lower = own.lower.maximum(seen.lower)
+        own = Bounds(lower, own.upper.minimum(seen.upper).maximum(lower))
+    if own.lower.min() >= low and own.upper.max() <= high:
+        return x
+    return Bounds(own.lower.clamp(low, high), own.upper.clamp(low, high))
+
+
+def reordered(x: Bounds, shape: torch.Size) -> Bounds:
     """Return the bounds of the same values in the same order, in another shape."""
     kept = all(t.shape[-1:] == shape[-1:] == (t.numel(),) for t in (x.lower, x.upper))
     own = Bounds(x.lower.flatten(), x.upper.flatten()) if kept else overall(replace(x, entry=None))
-    entry = None if x.entry is None else _reordered(x.entry, shape).of_rank(len(shape))
+    entry = None if x.entry is None else reordered(x.entry, shape).of_rank(len(shape))
     return replace(own, block=x.block, entry=entry)
 
 
-def same(x: Bounds, **_: object) -> Bounds:
+def same(x: Bounds) -> Bounds:
     """Bound a copy."""
     return x
 
@@ -224,96 +227,3 @@ RULES: dict[Any, Callable[..., Any]] = {
 }
 OF_TWO = {aten.add.Tensor, aten.mul.Tensor}  # either may depend on the images, or both
 VIEWS = {aten.view.default, aten._unsafe_view.default, aten.unsqueeze.default, aten.squeeze.dim}
-
-
-def rectifier(node: fx.Node) -> tuple[float, float] | None:
-    """Return the two values between which the node holds its input; none if it does not."""
-    if node.target is aten.relu.default:
-        return 0.0, math.inf
-    if node.target is aten.hardtanh.default:
-        given: dict[int, Any] = dict(enumerate(node.args))
-        return float(given.get(1, -1.0)), float(given.get(2, 1.0))
-    return None
-
-
-@torch.library.custom_op("shoal::mark", mutates_args=())
-def mark(x: Tensor, block: str, end: bool) -> Tensor:
-    """Pass on what enters a block, or what leaves it, as a node of the graph that tells so."""
-    return x.clone()
-
-
-@mark.register_fake
-def _like(x: Tensor, block: str, end: bool) -> Tensor:
-    return torch.empty_like(x)
-
-
-MARK = torch.ops.shoal.mark.default
-
-
-class Bounding(fx.Interpreter):
-    """Runs a graph with marked blocks on bounds; `offsets` has what blocks only add, if so.
-
-    Args:
-        graph: of `torch.export`, of functional operators.
-        ranges: what else is known of what enters rectifiers. The results hold where that does.
-    """
-
-    def __init__(self, graph: fx.GraphModule, ranges: Ranges) -> None:
-        super().__init__(graph)
-        self.ranges = ranges
-        self.offsets: dict[str, Array] = {}
-        self._entered: dict[str, Bounds] = {}
-        self._sizes: dict[str, Any] = {}
-        self._node: fx.Node
-
-    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Bounds:
-        """Know nothing of the images."""
-        return unknown()
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Run one node on bounds."""
-        self._node = n
-        result, value = super().run_node(n), n.meta.get("val")
-        if not isinstance(result, Bounds) or not isinstance(value, Tensor):
-            return result
-        if result.block and value.numel() != self._sizes[result.block]:  # spread over more values
-            result = result.absolute()
-        return result.of_rank(value.ndim)
-
-    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Bound a result by the operator's rule; compute what does not depend on the images."""
-        known = [isinstance(arg, Bounds | tuple) for arg in args]
-        if not any(isinstance(leaf, Bounds) for leaf in pytree.tree_leaves((args, kwargs))):
-            return super().call_function(target, args, kwargs)
-        if target not in OF_TWO and (not known[0] or any(known[1:])):
-            return unknown()
-        if target is MARK:
-            return self._mark(*args)
-        if ends := rectifier(self._node):
-            return self._held(args[0], *ends)
-        if target in VIEWS:
-            return _reordered(args[0], self._node.meta["val"].shape)
-        return RULES[target](*args, **kwargs) if target in RULES else unknown()
-
-    def _held(self, x: Bounds, low: float, high: float) -> Bounds:
-        """Bound min(max(x, low), high)."""
-        own = x.absolute()
-        if self._node.name in self.ranges:
-            seen = self.ranges[self._node.name]
-            lower = own.lower.maximum(seen.lower)
-            own = Bounds(lower, own.upper.minimum(seen.upper).maximum(lower))
-        if own.lower.min() >= low and own.upper.max() <= high:
-            return x
-        return Bounds(own.lower.clamp(low, high), own.upper.clamp(low, high))
-
-    def _mark(self, x: Bounds, block: str, end: bool) -> Bounds:
-        if not end:
-            self._entered[block] = x
-            self._sizes[block] = self._node.meta["val"].numel()
-            nothing = exactly(0.0)
-            return Bounds(nothing.lower, nothing.upper, block, x.absolute())
-        if x.block != block:
-            return x
-        if x.fixed:
-            self.offsets[block] = x.lower
-        return add(self._entered[block], Bounds(x.lower, x.upper))

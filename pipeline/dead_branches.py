@@ -9,33 +9,34 @@ Three grades, from what was seen to what must be:
 - ``constant``: f(x) − x is the same at all positions of all calibration images, up to rounding.
 - ``exact``: that follows from the weights, with c, once the rectifiers' units that are never on for
   a calibration image are taken to be off, and those that always are to be on.
-- ``proven``: it follows from the weights alone, for every image (`pipeline.bounds`).
+- ``proven``: it follows from the weights alone, for every image (`pipeline.block_bounds`).
 """
 
 import copy
 import sys
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float64
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from models.replacements import ChannelMap, channel_axis
 from models.surgery import module_paths
-from pipeline.bounds import LARGEST, Bounding, Bounds, Ranges, mark, rectifier
+from pipeline.block_bounds import (
+    EXPORT_ERRORS,
+    block_ends,
+    constant_offsets,
+    marked_graph,
+    observed_ranges,
+)
 
 Grade = Literal["constant", "exact", "proven"]
 
 # x + c is rounded once per addition, by half a unit (eps / 2) of the sum at most, and taking x off
 # again rounds by less. Four units allow for a few additions; a branch that lives is far above.
 TOLERANCE = 4 * torch.finfo(torch.float32).eps
-
-# What torch.export raises for networks that it cannot trace.
-EXPORT_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError)
 
 
 @dataclass(frozen=True)
@@ -178,32 +179,10 @@ def _observed(
     left = list(names)
     for batch in images:
         if left:
-            with _ends(model, left, enter, leave):
+            with block_ends(model, left, enter, leave):
                 model(batch)
         left = [name for name in left if found[name].fixed]
     return {name: found[name] for name in left}
-
-
-@contextmanager
-def _ends(model: nn.Module, names: Sequence[str], enter: Any, leave: Any) -> Iterator[None]:
-    """Let what enters and what leaves each block pass through functions of name and tensor."""
-    handles = []
-    for name in names:
-        first, *_ = paths = module_paths(name)
-
-        def before(_: nn.Module, args: Any, name: str = name) -> Any:
-            return enter(name, args[0]), *args[1:]
-
-        def after(_: nn.Module, __: Any, output: Tensor, name: str = name) -> Any:
-            return leave(name, output)
-
-        handles.append(model.get_submodule(first).register_forward_pre_hook(before))
-        handles.append(model.get_submodule(paths[-1]).register_forward_hook(after))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _derived(
@@ -211,75 +190,12 @@ def _derived(
 ) -> dict[Grade, dict[str, Tensor]]:
     """Return what the blocks add by their weights, if that is constant, from weak to strong."""
     try:
-        graph = _traced(model, names, images[0])
+        graph = marked_graph(model, names, images[0])
     except EXPORT_ERRORS as e:
         reason = str(e).strip().partition("\n")[0]
         print(f"warning: dead branches are not proven, no graph: {reason}", file=sys.stderr)
         return {}
     return {
-        "exact": _offsets(graph, _ranges(graph, images)),
-        "proven": _offsets(graph, {}),
+        "exact": constant_offsets(graph, observed_ranges(graph, images)),
+        "proven": constant_offsets(graph, {}),
     }
-
-
-def _traced(model: nn.Module, names: Sequence[str], images: Tensor) -> fx.GraphModule:
-    """Return the network's graph of functional ATen operators, with the blocks' ends marked."""
-    example = torch.cat([images, images])[:2]  # a batch of one would be taken for a constant
-    shapes = ({0: torch.export.Dim("batch")},)
-    with warnings.catch_warnings(), _ends(model, names, _begin, _end):
-        warnings.simplefilter("ignore")  # the exporter's own deprecations; failures still raise
-        program = torch.export.export(model, (example,), dynamic_shapes=shapes, strict=False)
-        graph: fx.GraphModule = program.run_decompositions({}).module(check_guards=False)
-        return graph
-
-
-def _begin(name: str, x: Tensor) -> Tensor:
-    marked: Tensor = mark(x, name, False)
-    return marked
-
-
-def _end(name: str, y: Tensor) -> Tensor:
-    marked: Tensor = mark(y, name, True)
-    return marked
-
-
-def _offsets(graph: fx.GraphModule, ranges: Ranges) -> dict[str, Tensor]:
-    bounding = Bounding(graph, ranges)
-    bounding.run(torch.zeros(()))
-    return bounding.offsets
-
-
-class _Watching(fx.Interpreter):
-    """Runs a graph and keeps, per rectifier and channel, the range of what entered it."""
-
-    def __init__(self, graph: fx.GraphModule) -> None:
-        super().__init__(graph)
-        self.least: dict[str, Tensor] = {}
-        self.most: dict[str, Tensor] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        if rectifier(n):
-            x: Tensor = self.env[n.args[0]]  # type: ignore[index]
-            axis = 1 if x.ndim == 4 else x.ndim - 1
-            others = [dim for dim in range(x.ndim) if dim != axis]
-            least, most = x.amin(others, keepdim=True), x.amax(others, keepdim=True)
-            self.least[n.name] = least.minimum(self.least.get(n.name, least))
-            self.most[n.name] = most.maximum(self.most.get(n.name, most))
-        return super().run_node(n)
-
-
-def _ranges(graph: fx.GraphModule, images: Sequence[Tensor]) -> dict[str, Bounds]:
-    """Return what is known of rectifiers' units that were never on, or always, on these images."""
-    watching = _Watching(graph)
-    for batch in images:
-        watching.run(batch)
-    found = {}
-    for node in graph.graph.nodes:
-        if node.name in watching.least:
-            low, high = rectifier(node) or (0.0, 0.0)
-            least, most = watching.least[node.name].double(), watching.most[node.name].double()
-            found[node.name] = Bounds(
-                torch.where(least >= low, low, -LARGEST),
-                torch.where(most <= low, low, torch.where(most <= high, high, LARGEST)),
-            )
-    return found
