@@ -24,7 +24,7 @@ from pipeline.devices import pick_device
 from pipeline.params import Score
 from pipeline.search import removal_order
 
-TRAININGS = {"plain": {}, "penalty": penalised(1.0, estimator="power")}
+TRAININGS = {"plain": {}, "penalty": penalised(3.0, estimator="power")}
 DRAWS = 3
 SCORING = {"samples": 1024, "projections": 50, "recovery_images": 2048}
 

@@ -72,8 +72,23 @@ def measure(task: str, changes: dict[str, Any], seed: int) -> dict[str, Any]:
         "seed": seed,
         "cpu_seconds": outcome.record["cpu_seconds"],
         "order": order,
-        "levels": [after_removal(outcome, order[:level]) for level in range(len(order) + 1)],
+        "levels": {
+            str(level): after_removal(outcome, order[:level], repairs=repairs(level, len(order)))
+            for level in wanted(task, changes, len(order))
+        },
     }
+
+
+def wanted(task: str, changes: dict[str, Any], deepest: int) -> list[int]:
+    """Return the levels that are measured: all for the sweep of λ, else the whole, half and all."""
+    if task == "resnet18" and list(changes) == ["penalty"]:
+        return list(range(deepest + 1))
+    return [0, (deepest + 1) // 2, deepest]
+
+
+def repairs(level: int, deepest: int) -> list[str]:
+    """Return the repairs that are measured: linear maps where all blocks are out."""
+    return ["bn", "linear"] if level == deepest else ["bn"]
 
 
 def by_distance(outcome: Outcome) -> list[str]:

@@ -51,7 +51,6 @@ SCRATCH: Ways = {
     "progressive, λ = 3, power": penalised(3.0, estimator="power") | strategy("progressive"),
     "remove_first": strategy("remove_first", until=0.4),
     "anneal": strategy("anneal"),
-    "anneal until 0.2": strategy("anneal", until=0.2),
     "explore": strategy("explore"),
     "shallow": strategy("shallow", order="random"),
     "anneal, distilled": strategy("anneal") | DISTILLED,
@@ -60,13 +59,11 @@ SCRATCH: Ways = {
 FINE_TUNED: Ways = {
     PLAIN: {},
     "penalty, λ = 5, random (the paper)": penalised(5.0),
-    "penalty, λ = 1, power": penalised(1.0, estimator="power"),
     "progressive, λ = 1, power": penalised(1.0, estimator="power") | strategy("progressive"),
     "remove_first, random": strategy("remove_first", order="random"),
     "remove_first, block influence": strategy("remove_first"),
     "remove_first, deepest first": strategy("remove_first", order="deepest_first"),
     "anneal": strategy("anneal"),
-    "anneal, deepest first": strategy("anneal", order="deepest_first"),
     "explore": strategy("explore"),
     "explore until 0.2": strategy("explore", until=0.2),
     "explore until 0.2, distilled": strategy("explore", until=0.2) | DISTILLED,
@@ -101,8 +98,10 @@ def depths(task: str, way: Mapping[str, Any]) -> list[int]:
     count = len(removable(task))
     if "strategy" not in way:
         return [0]
-    exploring = way["strategy"]["name"] == "explore"  # of all blocks there is nothing to choose
-    return [(count + 1) // 2] if exploring else [(count + 1) // 2, count]
+    half = (count + 1) // 2
+    if way["strategy"]["name"] == "explore":  # of all blocks there is nothing to choose
+        return [half]
+    return [count] if "distill" in way else [half, count]
 
 
 def removable(task: str) -> list[str]:

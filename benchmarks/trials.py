@@ -25,7 +25,7 @@ from pipeline import data
 from pipeline.artifacts import CACHE, digest, locked, read_json, replace_dir, write_json
 from pipeline.data import Dataset, Split, batches, subset
 from pipeline.devices import pick_device
-from pipeline.evaluate import accuracy_pct, reestimate_batch_norm
+from pipeline.evaluate import accuracy_pct, has_batch_norm, reestimate_batch_norm
 from pipeline.method import select_units
 from pipeline.networks import create_network
 from pipeline.params import Method, Model, Prepare, Train
@@ -241,16 +241,22 @@ def test_pct(model: nn.Module, images: Dataset) -> float:
     return accuracy_pct(model.eval(), loader(images.test, images))
 
 
-def after_removal(outcome: Outcome, removed: Sequence[str]) -> dict[str, float]:
-    """Return test % without further blocks: plainly, with batch norm re-estimated, mapped."""
+def after_removal(
+    outcome: Outcome, removed: Sequence[str], *, repairs: Sequence[str] = ("bn", "linear")
+) -> dict[str, float]:
+    """Return test % without further blocks: as they are (`identity`), and by repair."""
     model, images = outcome.model, outcome.images
     result = {"identity": test_pct(bypass(model, removed), images)}
-    if removed:
+    if not removed:
+        return result
+    if "bn" in repairs and has_batch_norm(model):
         re_estimated = bypass(model, removed)
         reestimate_batch_norm(re_estimated, loader(calibration(images), images))
+        result["bn"] = test_pct(re_estimated, images)
+    if "linear" in repairs:
         seen = (x for x, _ in loader(calibration(images), images))
         mapped = bypass(model, removed, fit(model, removed, "linear", seen))
-        result |= {"bn": test_pct(re_estimated, images), "linear": test_pct(mapped, images)}
+        result["linear"] = test_pct(mapped, images)
     return result
 
 
@@ -266,8 +272,12 @@ class Results:
     def get(self, name: str, compute: Callable[[], Any]) -> Any:
         """Return the result of that name; `compute` gives it where it is not known yet."""
         if name not in self.known:
-            self.known[name] = compute()
-            with locked(self.path), self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"name": name, "value": self.known[name]}) + "\n")
-            print(name, json.dumps(self.known[name]), flush=True)
+            self.put(name, compute())
         return self.known[name]
+
+    def put(self, name: str, value: Any) -> None:
+        """Add a result; of several with one name the last counts."""
+        self.known[name] = value
+        with locked(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"name": name, "value": value}) + "\n")
+        print(name, json.dumps(value), flush=True)

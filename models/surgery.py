@@ -51,6 +51,18 @@ def take_out(
             model.set_submodule(first, stand_ins[name])
 
 
+def put_back(shallow: nn.Module, model: nn.Module, names: Iterable[str]) -> nn.Module:
+    """Undo `bypass`: return a copy of `shallow` with blocks of `model` in their places again.
+
+    What else has changed in `shallow` since, such as weights, is kept.
+    """
+    whole = copy.deepcopy(shallow)
+    for name in names:
+        for path in module_paths(name):
+            whole.set_submodule(path, copy.deepcopy(model.get_submodule(path)))
+    return whole
+
+
 @contextmanager
 def left_out(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
     """Let `model` itself run without the named blocks, which are back afterwards as they were.

@@ -176,9 +176,7 @@ def normalisation(model: nn.Module, channels: int) -> tuple[list[float], list[fl
 
 def save(folder: Path, spec: ModelSpec, model: nn.Module) -> None:
     """Write `model.json` and `weights.safetensors` into an existing folder."""
-    state = model.state_dict()
-    state = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-    save_file(state, folder / "weights.safetensors")
+    save_weights(model, folder / "weights.safetensors")
     (folder / "model.json").write_text(json.dumps(asdict(spec), indent=2) + "\n", encoding="utf-8")
 
 
@@ -199,3 +197,27 @@ def load(folder: Path) -> tuple[nn.Module, ModelSpec]:
     except (json.JSONDecodeError, TypeError, SafetensorError, RuntimeError) as e:
         raise ArtifactError(f"{folder} holds no usable network ({e}); train it again") from e
     return model.eval(), spec
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write a network's parameters and buffers as safetensors."""
+    state = model.state_dict()
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+    save_file(state, path)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load what `save_weights` wrote of the same network, strictly and in place.
+
+    Raises:
+        ArtifactError: the file is missing or damaged, or is of another network.
+    """
+    try:
+        model.load_state_dict(load_file(path), strict=True)
+    except FileNotFoundError as e:
+        raise ArtifactError(f"{path} is missing; `dvc repro` makes it") from e
+    except (SafetensorError, RuntimeError) as e:
+        why = " ".join(str(e).split())
+        raise ArtifactError(
+            f"{path} holds no weights of this network ({why}); delete it and run `dvc repro`"
+        ) from e

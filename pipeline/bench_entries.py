@@ -67,7 +67,7 @@ def entries(
     """Find the engines to time.
 
     Args:
-        facts: ``{variant: {stage: metrics}}`` of `plan`, `build` and `verify`.
+        facts: ``{variant: {stage: metrics}}`` of `heal`, `build` and `verify`.
         folders: in which each variant's engines lie.
         wanted: what to time.
         params: what the engines were built for.
@@ -85,7 +85,7 @@ def entries(
     everything: list[Contender | Refusal] = [*timed, *refused]
     precisions = _known(wanted.precisions, _names(everything, "precision"), "precision")
     backends = _known(wanted.backends, _names(everything, "backend"), "backend")
-    levels = {variant: _levels(of["plan"], wanted) for variant, of in facts.items()}
+    levels = {variant: _levels(of["heal"], wanted) for variant, of in facts.items()}
 
     def is_wanted(one: Contender | Refusal) -> bool:
         return (
@@ -100,9 +100,9 @@ def entries(
         removed={
             (variant, level["level"]): level["removed"]
             for variant, of in facts.items()
-            for level in of["plan"]["levels"]
+            for level in of["heal"]["levels"]
         },
-        chosen={variant: of["plan"]["chosen_level"] for variant, of in facts.items()},
+        chosen={variant: of["heal"]["chosen_level"] for variant, of in facts.items()},
         first=next(iter(facts)),
     )
 
@@ -114,9 +114,9 @@ def _without_backend(variant: str, built: Metrics) -> list[Refusal]:
     ]
 
 
-def _levels(planned: Metrics, wanted: Wanted) -> set[int]:
-    levels = [level["level"] for level in planned["levels"]]
-    return set(levels) if wanted.all_levels else {0, planned["chosen_level"], max(levels)}
+def _levels(healed: Metrics, wanted: Wanted) -> set[int]:
+    levels = [level["level"] for level in healed["levels"]]
+    return set(levels) if wanted.all_levels else {0, healed["chosen_level"], max(levels)}
 
 
 def _names(everything: Sequence[Contender | Refusal], kind: str) -> list[str]:

@@ -30,7 +30,7 @@ def reestimate_batch_norm(model: nn.Module, batches: Batches) -> None:
     Everything else stays in evaluation mode, so dropout and drop path keep out of it. A network
     without batch norm is left as it is.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = _batch_norms(model)
     momenta = [norm.momentum for norm in norms]
     model.eval()
     for norm in norms:
@@ -43,3 +43,12 @@ def reestimate_batch_norm(model: nn.Module, batches: Batches) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Say whether there are running statistics to re-estimate."""
+    return bool(_batch_norms(model))
+
+
+def _batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]

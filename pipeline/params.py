@@ -25,6 +25,8 @@ from pipeline.params_engines import (
 from pipeline.params_errors import explain
 from pipeline.params_network import (
     Distill,
+    Heal,
+    HealDistill,
     Method,
     Model,
     Penalty,
@@ -46,6 +48,8 @@ __all__ = [
     "Collapse",
     "Distill",
     "Export",
+    "Heal",
+    "HealDistill",
     "Method",
     "Model",
     "Params",
@@ -106,6 +110,7 @@ class Params(Section):
     variants: dict[str, Variant] = Field(min_length=1)
     score: Score
     plan: Plan
+    heal: Heal = Field(default_factory=Heal)
     export: Export
     collapse: Collapse
     precision: Precision = Field(default_factory=Precision)

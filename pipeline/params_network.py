@@ -73,7 +73,7 @@ class Strategy(Section):
         | Annotated[list[str], Field(min_length=1)]
         | PlannedLevel
     ) = "all"
-    order: Literal["auto"] | Criterion = "auto"
+    order: Literal["auto", Criterion] = "auto"
     until: float | None = Field(default=None, ge=0, lt=1)
 
     @property
@@ -179,12 +179,11 @@ class Score(Section):
 class Plan(Section):
     """Which blocks go, in which order, and how many."""
 
-    criterion: Literal["auto"] | Criterion
+    criterion: Literal["auto", Criterion]
     search: Literal["one_shot", "greedy", "latency_aware"] = "one_shot"
     max_accuracy_drop_pct: float = Field(ge=0)
     latency_budget_ms: float | None = Field(default=None, gt=0)
     latency_batch: int = Field(default=1, ge=1)
-    bn_samples: int = Field(ge=2)
     replacement: Literal["identity", "bias", "affine", "linear", "auto"] = "identity"
     replacement_samples: int = Field(default=512, ge=1)
     replacement_slack_pct: float = Field(default=0.1, ge=0)
@@ -206,5 +205,31 @@ class Plan(Section):
             raise ValueError(
                 "search 'latency_aware' needs latency_budget_ms, the time that one batch of "
                 "latency_batch images may take"
+            )
+        return self
+
+
+class HealDistill(Section):
+    """How much a fine-tuned level learns from the whole network beside the labels."""
+
+    weight: float = Field(default=0.0, ge=0, le=1)
+    temperature: float = Field(default=4.0, gt=0)
+
+
+class Heal(Section):
+    """What is done to a level's network after its blocks went, and which result is shipped."""
+
+    ship: Literal["removed", "batch_norm", "healed"] = "removed"
+    bn_samples: int = Field(default=2048, ge=2)
+    epochs: int = Field(default=0, ge=0)
+    learning_rate: float = Field(default=0.01, gt=0)
+    distill: HealDistill = Field(default_factory=HealDistill)
+
+    @model_validator(mode="after")
+    def _heals_what_it_ships(self) -> "Heal":
+        if self.ship == "healed" and not self.epochs:
+            raise ValueError(
+                "ship 'healed' needs epochs above 0 (they are 0: no level is fine-tuned); set "
+                "heal.epochs, or ship removed or batch_norm"
             )
         return self

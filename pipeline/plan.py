@@ -15,7 +15,7 @@ from models.units import Unit
 from pipeline.criteria import CRITERIA, gather
 from pipeline.data import Dataset, batches, subset
 from pipeline.dead_branches import DeadBranch, dead_branches
-from pipeline.evaluate import accuracy_pct, reestimate_batch_norm
+from pipeline.evaluate import accuracy_pct
 from pipeline.params import Params, Plan, Score
 from pipeline.replacement import LADDER, StandIns, cheapest, fit
 from pipeline.search import SEARCHES, Level, Problem, Shallow, removal_order
@@ -89,18 +89,16 @@ def plan(
     Args:
         model: the trained network.
         candidates: the units that may go.
-        data: validation accuracy decides; replacements are fitted and batch-norm statistics
-            re-estimated on train.
+        data: validation accuracy decides; replacements are fitted on train.
         params: the `plan` section.
         latencies_ms: times networks against each other; asked only by a search that goes by time.
         device: where to run.
 
     Returns:
-        ``order``; ``levels``, one per number of removed blocks 0..K, with what stands in for them
-        and the accuracy so, the accuracy of each kind that was tried and, with the identity, the
-        accuracy with batch-norm statistics re-estimated; ``chosen_level``; ``dead``, the blocks
-        whose branch is dead, which go first; what else the search measured. And each level's
-        stand-ins.
+        ``order``; ``levels``, one per number of removed blocks 0..K, with what stands in for them,
+        the accuracy so, and the accuracy of each kind that was tried; ``chosen_level``; ``dead``,
+        the blocks whose branch is dead, which go first; what else the search measured. And each
+        level's stand-ins.
 
     Raises:
         ParamsError: no level is within the latency budget.
@@ -121,14 +119,7 @@ def plan(
     problem = Problem(candidates.scores, params, judge, rescore, latencies_ms, list(dead))
     found = SEARCHES[params.search](problem)
     levels = [
-        {
-            "level": number,
-            "removed": level.removed,
-            **level.facts,
-            "val_accuracy_bn_pct": _re_estimated_pct(
-                bypass(model, level.removed, _constants(level.removed, dead)), data, params, device
-            ),
-        }
+        {"level": number, "removed": level.removed, **level.facts}
         for number, level in enumerate(found.levels)
     ]
     evidence = {
@@ -192,16 +183,6 @@ def _judge(
         "val_accuracy_by_replacement_pct": accuracies,
     }
     return Level(list(removed), fitted[kind], accuracies[kind], facts)
-
-
-def _re_estimated_pct(
-    shallow: nn.Module, data: Dataset, params: Plan, device: torch.device
-) -> float:
-    """Return the accuracy with new batch-norm statistics."""
-    sample = subset(data.train, params.bn_samples, seed=0)
-    loader = batches(sample, BATCH, mean=data.mean, std=data.std, device=device)
-    reestimate_batch_norm(shallow, loader)
-    return _validate(shallow, data, device)
 
 
 def _validate(network: nn.Module, data: Dataset, device: torch.device) -> float:

@@ -20,7 +20,7 @@ from pipeline.params import Params
 from pipeline.runs import DataSet, TrackedRun, flat_numbers, flat_params
 
 LOCK = Path("dvc.lock")
-STAGES = ("train", "score", "plan", "collapse", "precision", "build", "verify", "benchmark")
+STAGES = ("train", "score", "plan", "heal", "collapse", "precision", "build", "verify", "benchmark")
 
 Facts = Mapping[str, Any]  # stage: the content of the variant's metrics file
 
@@ -104,6 +104,7 @@ def _params(row: Mapping[str, Any], facts: Facts) -> dict[str, str]:
         "precision": row["precision"],
         "removed": removed,
         "replacement": row["replacement"],
+        "shipped": row["shipped"],
     }
     return made | settled | own | {"criterion": facts["plan"]["criterion"]}
 

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.repairs import ACCURACIES, Level
+
 Metrics = Mapping[str, Any]  # one variant's metrics file of one stage
 Row = dict[str, Any]
-STAGES = ("plan", "collapse", "precision", "build", "verify", "benchmark")
+STAGES = ("heal", "collapse", "precision", "build", "verify", "benchmark")
 
 
 def summary_rows(variant: str, metrics: Mapping[str, Metrics]) -> list[Row]:
@@ -18,7 +20,7 @@ def summary_rows(variant: str, metrics: Mapping[str, Metrics]) -> list[Row]:
         variant: its name.
         metrics: of `train` and the stages `STAGES`.
     """
-    chosen, earlier = metrics["plan"]["chosen_level"], metrics["train"]["removed"]
+    chosen, earlier = metrics["heal"]["chosen_level"], metrics["train"]["removed"]
     return [
         row
         for at in zip(*(metrics[stage]["levels"] for stage in STAGES), strict=True)
@@ -29,24 +31,24 @@ def summary_rows(variant: str, metrics: Mapping[str, Metrics]) -> list[Row]:
 def _level_rows(
     variant: str, at: Mapping[str, Metrics], chosen: int, earlier: Sequence[str]
 ) -> list[Row]:
-    level = at["plan"]["level"]
+    healed, level = at["heal"], at["heal"]["level"]
     rungs = {
         rung["precision"]: rung
         for rung in at["verify"]["rungs"]
         if rung["rung"] == "precision" and rung["backend"] is None
     }
-    bn = {"val_accuracy_bn_pct": at["plan"]["val_accuracy_bn_pct"]}
     return [
         {
             "variant": variant,
             "level": level,
             "precision": precision,
-            "removed": at["plan"]["removed"],
+            "removed": healed["removed"],
             "removed_in_training": earlier,
-            "replacement": at["plan"]["replacement"],
+            "replacement": healed["replacement"],
+            "shipped": healed["shipped"],
             "chosen": level == chosen,
             "val_accuracy_pct": rungs[precision]["val_accuracy_pct"],
-            **(bn if precision == "fp32" else {}),
+            **(_repairs(healed) if precision == "fp32" else {}),
             "test_accuracy_pct": rungs[precision]["test_accuracy_pct"],
             "params": at["collapse"]["params"],
             "macs": at["collapse"]["macs"],
@@ -67,6 +69,15 @@ def _level_rows(
         for precision, graph in at["precision"]["graphs"].items()
         if rungs[precision]["status"] == "passed"
     ]
+
+
+def _repairs(healed: Level) -> Row:
+    """Return the accuracy of the PyTorch network without and with every repair, where measured."""
+    accuracies = {key: healed[key] for key in ACCURACIES.values() if key in healed}
+    if "healing" not in healed:
+        return accuracies
+    spent = {key: healed["healing"][key] for key in ("seconds", "images_seen", "macs_spent")}
+    return accuracies | {"healing": spent}
 
 
 def _at_largest_batch(by_batch: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -3,8 +3,16 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pipeline.repairs import ACCURACIES, AS_PLANNED
+
 Metrics = Mapping[str, Any]  # one variant's metrics file of one stage
 Row = Mapping[str, Any]
+
+REPAIR_NOTE = (
+    "Validation accuracy of the PyTorch network without the blocks and with what stands in for "
+    "them: as it is, with its batch norm re-estimated, fine-tuned. MACs: of forward passes over "
+    "training images, a teacher's included. The other tables are of what is shipped."
+)
 
 
 def summary_markdown(rows: Sequence[Row], metrics: Mapping[str, Mapping[str, Metrics]]) -> str:
@@ -18,6 +26,7 @@ def summary_markdown(rows: Sequence[Row], metrics: Mapping[str, Mapping[str, Met
     sections = [
         "## Depth",
         _depth_table(fp32),
+        *_repair_section(fp32),
         "## Precision",
         _precision_table(rows),
         "## Engines of the chosen levels",
@@ -50,13 +59,39 @@ def _depth_cells(row: Row, timed: Sequence[str]) -> list[str]:
         _removed(row),
         row["replacement"] if row["removed"] else "–",
         f"{row['val_accuracy_pct']:.2f}",
-        f"{row['val_accuracy_bn_pct']:.2f}",
+        _measured(row, "batch_norm"),
         f"{row['test_accuracy_pct']:.2f}",
         f"{row['params'] / 1e3:.0f}",
         f"{row['macs'] / 1e6:.2f}",
         f"{row['onnx_bytes'] / 1e3:.0f}",
         *(_p50(row, name) for name in timed),
     ]
+
+
+def _repair_section(rows: Sequence[Row]) -> list[str]:
+    """Return what was done to networks after their blocks went; nothing where that was nothing."""
+    if not any("healing" in row or row["shipped"] != AS_PLANNED for row in rows):
+        return []
+    header = ["variant", "level", "removed, val %", "BN re-estimated, val %", "healed, val %"]
+    header += ["healing s", "images k", "GMACs", "shipped"]
+    return ["## Repair", _table(header, [_repair_cells(row) for row in rows]), REPAIR_NOTE]
+
+
+def _repair_cells(row: Row) -> list[str]:
+    spent, kinds = row.get("healing"), ("seconds", "images_seen", "macs_spent")
+    units = dict(zip(kinds, (1, 1e3, 1e9), strict=True))
+    return [
+        row["variant"],
+        _level(row),
+        *(_measured(row, kind) for kind in ACCURACIES),
+        *(f"{spent[key] / unit:.0f}" if spent else "–" for key, unit in units.items()),
+        row["shipped"].replace("_", " "),
+    ]
+
+
+def _measured(row: Row, kind: str) -> str:
+    accuracy = row.get(ACCURACIES[kind])
+    return "–" if accuracy is None else f"{accuracy:.2f}"
 
 
 def _removed(row: Row) -> str:

@@ -24,6 +24,7 @@ from pipeline.engines.machine import usable_cores
 from pipeline.evaluate import accuracy_pct
 from pipeline.params import Batch, Build
 from pipeline.parity import Parity, compare
+from pipeline.repairs import ACCURACIES, AS_PLANNED, Level, is_repaired, shipped_accuracy_pct
 from pipeline.tolerances import TOLERANCES, Tolerance, violations
 
 Status = Literal["passed", "failed", "not run"]
@@ -34,7 +35,8 @@ BATCH = 256
 class Rung:
     """One step of the ladder; numbers are absent where nothing was computed."""
 
-    rung: str  # eager torch | bypassed torch | onnx | collapsed onnx | precision | engine
+    # eager torch | bypassed torch | repaired torch | onnx | collapsed onnx | precision | engine
+    rung: str
     precision: str | None = None
     backend: str | None = None
     status: Status = "passed"
@@ -59,8 +61,8 @@ class Inputs:
 
 
 def proven_rungs(
-    planned: Mapping[str, Any],
-    whole: Mapping[str, Any],
+    healed: Level,
+    whole: Level,
     exported: Mapping[str, Any],
     collapsed: Mapping[str, Any],
     tolerances: Mapping[str, float],
@@ -68,16 +70,19 @@ def proven_rungs(
     """Return the rungs that earlier stages have proven, from their metrics.
 
     Args:
-        planned: the level, of `plan`.
-        whole: level 0 of `plan`.
+        healed: the level, of `heal`.
+        whole: level 0 of `heal`.
         exported: the metrics of `export`.
         collapsed: the level, of `collapse`.
         tolerances: of `export` and `collapse`.
     """
+    onnx = Rung("onnx", tolerance=_only(tolerances["export"]), **exported["parity"])
+    # A repaired level's graph does not come from the exported one.
+    repaired = Rung("repaired torch", val_accuracy_pct=shipped_accuracy_pct(healed))
     return [
-        Rung("eager torch", val_accuracy_pct=whole["val_accuracy_pct"]),
-        Rung("bypassed torch", val_accuracy_pct=planned["val_accuracy_pct"]),
-        Rung("onnx", tolerance=_only(tolerances["export"]), **exported["parity"]),
+        Rung("eager torch", val_accuracy_pct=whole[ACCURACIES[AS_PLANNED]]),
+        Rung("bypassed torch", val_accuracy_pct=healed[ACCURACIES[AS_PLANNED]]),
+        repaired if is_repaired(healed) else onnx,
         Rung(
             "collapsed onnx",
             tolerance=_only(tolerances["collapse"]),

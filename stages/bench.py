@@ -60,7 +60,7 @@ def _bench(arguments: argparse.Namespace) -> dict[str, Any]:
     variants, params = settled(load_params(), wanted)
     facts = {
         variant: {
-            stage: read_json(metrics_path(stage, variant)) for stage in ("plan", "build", "verify")
+            stage: read_json(metrics_path(stage, variant)) for stage in ("heal", "build", "verify")
         }
         for variant in variants
     }

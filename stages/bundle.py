@@ -19,7 +19,7 @@ from pipeline.shipping.selection import PLANS, select
 from pipeline.verify import engine_tolerance
 from stages import run_stage
 
-STAGES = ("plan", "precision", "build", "verify", "benchmark")
+STAGES = ("heal", "precision", "build", "verify", "benchmark")
 RUNS_IN_A_BUNDLE = ("onnxruntime", *PLANS)
 
 

@@ -1,6 +1,8 @@
 """Collapse one variant's ONNX graph to every level of its plan, each proven equal to PyTorch.
 
-Writes artifacts/collapse/<variant>/level_<n>.onnx and metrics/collapse/<variant>.json.
+The graph is that of `export`, or where a level is shipped with repaired weights, one with these,
+which is exported here (docs/decisions/0012-healed-levels-are-exported.md). Writes
+artifacts/collapse/<variant>/level_<n>.onnx and metrics/collapse/<variant>.json.
 """
 
 import dataclasses
@@ -11,17 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from models.cost import count_macs, count_parameters
-from models.replacements import load
-from models.surgery import bypass
+from models.surgery import put_back
 from pipeline.artifacts import artifacts_dir, metrics_path, read_json, replace_dir, write_json
 from pipeline.channel_maps import as_maps
 from pipeline.collapse import CollapseReport, collapse_onnx
 from pipeline.data import Dataset, Split, batches, subset
 from pipeline.engines import onnxruntime
 from pipeline.evaluate import accuracy_pct
+from pipeline.export import export_onnx
+from pipeline.levels import shipped_network, stand_ins
+from pipeline.method import select_units
 from pipeline.networks import load_trained
 from pipeline.params import Collapse, load_params
 from pipeline.parity import compare, require
+from pipeline.repairs import is_repaired
 from stages import run_variant_stage
 
 BATCH = 256
@@ -30,25 +35,31 @@ BATCH = 256
 def main(variant: str) -> None:
     """Write, compare and evaluate the graph of every level."""
     params = load_params()
-    params.variant(variant)
-    model, _, data = load_trained(variant)
-    source = artifacts_dir("export", variant) / "model.onnx"
+    method = params.variant(variant).method
+    model, spec, data = load_trained(variant)
+    example = spec.example()
     levels = []
     with replace_dir(artifacts_dir("collapse", variant)) as folder:
-        for planned in read_json(metrics_path("plan", variant))["levels"]:
-            target = folder / f"level_{planned['level']}.onnx"
-            fitted = artifacts_dir("plan", variant) / f"level_{planned['level']}.safetensors"
-            stand_ins = {} if planned["replacement"] == "identity" else load(fitted)
-            shallow = bypass(model, planned["removed"], stand_ins)
-            report = collapse_onnx(source, target, planned["removed"], as_maps(stand_ins))
+        for healed in read_json(metrics_path("heal", variant))["levels"]:
+            removed, target = healed["removed"], folder / f"level_{healed['level']}.onnx"
+            shallow = shipped_network(model, variant, healed)
+            source, made_by = artifacts_dir("export", variant) / "model.onnx", "collapse"
+            if is_repaired(healed):
+                # The blocks come back for the export, so that this graph, too, is collapsed.
+                whole = put_back(shallow, model, removed)
+                units = select_units(method, model, example).units
+                source = export_onnx(whole, example, folder / "whole.onnx", blocks=units)
+                made_by = "export"
+            report = collapse_onnx(source, target, removed, as_maps(stand_ins(shallow, removed)))
             measured = measure_level(target, shallow, report, data=data, params=params.collapse)
-            levels.append({"level": planned["level"], **measured})
+            levels.append({"level": healed["level"], "made_by": made_by, **measured})
             print(
-                f"{variant}: level {planned['level']}  {measured['macs'] / 1e6:.2f} MMACs  "
+                f"{variant}: level {healed['level']}  {measured['macs'] / 1e6:.2f} MMACs  "
                 f"test {measured['test_accuracy_pct']:.2f} %  "
                 f"equal to PyTorch within {measured['parity']['max_rel']:.1e}",
                 flush=True,
             )
+        (folder / "whole.onnx").unlink(missing_ok=True)
     metrics = {"variant": variant, **params.collapse.model_dump(), "levels": levels}
     write_json(metrics_path("collapse", variant), metrics)
 

@@ -66,15 +66,16 @@ def _timer(variant: str, params: Params) -> LatenciesMs:
 
 
 def _print(variant: str, planned: dict[str, Any]) -> None:
+    for name, found in planned["dead"].items():
+        print(f"{variant}: block {name} is dead ({found['how']}): it adds a constant, which stays")
     for name, ms in planned.get("savings_ms", {}).items():
         print(f"{variant}: block {name} alone saves {ms:.3f} of {planned['whole_ms']:.3f} ms")
     for level in planned["levels"]:
         chosen = "  <- chosen" if level["level"] == planned["chosen_level"] else ""
-        latency = f"{level['latency_ms']:.3f} ms  " if "latency_ms" in level else ""
+        latency = f"  {level['latency_ms']:.3f} ms" if "latency_ms" in level else ""
         print(
             f"{variant}: level {level['level']}  val {level['val_accuracy_pct']:.2f} %  "
-            f"with {level['replacement']}  {latency}"
-            f"(batch norm re-estimated: {level['val_accuracy_bn_pct']:.2f} %){chosen}"
+            f"with {level['replacement']}{latency}{chosen}"
         )
 
 

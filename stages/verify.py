@@ -22,7 +22,7 @@ from pipeline.verify import Inputs, Rung, engine_rung, precision_rung, proven_ru
 from stages import run_variant_stage
 
 IN_FLOAT32 = "each Q, DQ and operator computed in float32, as the ONNX standard defines them"
-STAGES = ("plan", "export", "collapse", "precision", "build")
+STAGES = ("heal", "export", "collapse", "precision", "build")
 
 
 def main(variant: str) -> None:
@@ -35,12 +35,12 @@ def main(variant: str) -> None:
     [(images, _)] = batches(sample, len(sample), mean=data.mean, std=data.std, device="cpu")
     inputs = Inputs(images.numpy(), data, params.build)
     levels = []
-    for number in progress(range(len(facts["plan"]["levels"])), "verify", unit="level"):
+    for number in progress(range(len(facts["heal"]["levels"])), "verify", unit="level"):
         rungs = climb(variant, facts, number, inputs)
         levels.append(
             {
-                "level": facts["plan"]["levels"][number]["level"],
-                "removed": facts["plan"]["levels"][number]["removed"],
+                "level": facts["heal"]["levels"][number]["level"],
+                "removed": facts["heal"]["levels"][number]["removed"],
                 "rungs": [asdict(rung) for rung in rungs],
             }
         )
@@ -53,12 +53,12 @@ def main(variant: str) -> None:
 
 def climb(variant: str, facts: dict[str, Any], number: int, inputs: Inputs) -> list[Rung]:
     """Return all rungs of a level, those that earlier stages have proven included."""
-    planned, collapsed, typed, built = (
-        facts[stage]["levels"][number] for stage in ("plan", "collapse", "precision", "build")
+    healed, collapsed, typed, built = (
+        facts[stage]["levels"][number] for stage in ("heal", "collapse", "precision", "build")
     )
     tolerances = {stage: facts[stage]["tolerance"] for stage in ("export", "collapse")}
-    whole = facts["plan"]["levels"][0]
-    proven = proven_rungs(planned, whole, facts["export"], collapsed, tolerances)
+    whole = facts["heal"]["levels"][0]
+    proven = proven_rungs(healed, whole, facts["export"], collapsed, tolerances)
     source = artifacts_dir("collapse", variant) / collapsed["file"]
     expected, source_sha256 = runner(source)(inputs.images), file_sha256(source)
     rungs = [*proven]

@@ -39,8 +39,8 @@ def project(tmp_path_factory, prepared) -> Path:
                 if (rung["precision"], rung["backend"]) == ("int8", "onnxruntime"):
                     rung |= {"status": "failed", "reason": "cosine 0.51 < 0.97"}
         levels = [{"level": n, "removed": blocks} for n, blocks in enumerate(REMOVED)]
-        planned = {"chosen_level": chosen, "levels": levels}
-        for stage, content in (("plan", planned), ("build", built), ("verify", proven)):
+        healed = {"chosen_level": chosen, "levels": levels}
+        for stage, content in (("heal", healed), ("build", built), ("verify", proven)):
             (root / "metrics" / stage).mkdir(parents=True, exist_ok=True)
             (root / "metrics" / stage / f"{variant}.json").write_text(json.dumps(content))
     return root
@@ -165,7 +165,7 @@ def found(project: Path, **wanted) -> Entries:
     facts = {
         variant: {
             stage: json.loads((project / "metrics" / stage / f"{variant}.json").read_text())
-            for stage in ("plan", "build", "verify")
+            for stage in ("heal", "build", "verify")
         }
         for variant in variants
     }

@@ -226,7 +226,7 @@ def test_an_engine_or_a_backends_own_graph_that_failed_is_left_out(project: Path
         (["dense", 7], ParamsError, "variant 'dense' has no level 7; there are 0, 1"),
         (["dense", 1, "fp23"], ParamsError, "did you mean 'fp32'"),
         (["dense", 1, "bf16"], ParamsError, "'bf16': the converter refused it; there are fp32, "),
-        (["lacoot"], ArtifactError, "metrics/plan/lacoot.json is missing; `dvc repro` makes it"),
+        (["lacoot"], ArtifactError, "metrics/heal/lacoot.json is missing; `dvc repro` makes it"),
     ],
 )
 @pytest.mark.usefixtures("project")

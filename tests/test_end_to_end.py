@@ -298,7 +298,7 @@ def test_a_truncated_onnx_stops_collapse_and_leaves_the_last_result(project: Pro
 
 
 def test_an_unknown_block_in_a_plan_stops_collapse(project: Project) -> None:
-    path = project.root / "metrics/plan/dense.json"
+    path = project.root / "metrics/heal/dense.json"
     plan = path.read_text(encoding="utf-8")
     path.write_text(plan.replace("layer4.1", "layer4.7"), encoding="utf-8")
     assert_one_clear_message(project, "no block 'layer4.7'", "stages.collapse", "dense")

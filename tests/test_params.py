@@ -16,6 +16,7 @@ from pipeline.optimizers import OPTIMIZERS, SCHEDULES
 from pipeline.params import load_params
 from pipeline.prepare import FITS, SOURCES
 from pipeline.search import SEARCHES
+from pipeline.strategies import STRATEGIES
 
 FIXED = Path(__file__).parent / "params.yaml"
 SHIPPED = Path(__file__).parent.parent / "params.yaml"
@@ -40,6 +41,8 @@ def test_the_shipped_file_is_valid_and_has_every_key_of_the_tests() -> None:
     [
         (params.Plan, "criterion", {"auto", *CRITERIA}),
         (params.Plan, "search", SEARCHES),
+        (params.Strategy, "name", STRATEGIES),
+        (params.Strategy, "order", {"auto", *CRITERIA}),
         (params.Method, "mode", ORDERS),
         (params.Method, "unit", {"auto", *ORDERS["paper"]}),
         (params.Penalty, "estimator", ESTIMATORS),

@@ -45,7 +45,7 @@ def ordered(model: nn.Module, order: Sequence[str], criterion: str = "msw") -> C
 
 
 def settings(**options: object) -> Plan:
-    required = {"criterion": "auto", "max_accuracy_drop_pct": 100.0, "bn_samples": 200}
+    required = {"criterion": "auto", "max_accuracy_drop_pct": 100.0}
     return Plan.model_validate({**required, **options})
 
 

@@ -31,7 +31,7 @@ def test_every_column_of_the_summary_is_in_the_runs(project: Path) -> None:
     runs = runs_of("shoal")
     rows = json.loads((project / "reports/summary.json").read_text())
     assert sorted(runs) == [f"{v}-l{level}-fp32" for v in ("dense", "lacoot") for level in range(3)]
-    texts = {"variant", "precision", "removed", "removed_in_training", "replacement"}
+    texts = {"variant", "precision", "removed", "removed_in_training", "replacement", "shipped"}
     for row in rows:
         data = runs[f"{row['variant']}-l{row['level']}-fp32"].data
         assert data.tags["variant"] == row["variant"]
@@ -54,10 +54,13 @@ def test_a_run_holds_settings_measurements_and_reasons(project: Path) -> None:
     assert run.data.params["precision"] == "fp32"
     assert run.data.params["criterion"] == "msw"
     assert run.data.params["replacement"] == "linear"
+    assert run.data.params["shipped"] == "healed"
     assert run.data.params["method.mode"] == "paper"
     assert run.data.metrics["removed_blocks"] == 1
     assert run.data.metrics["chosen"] == 1
     assert run.data.metrics["val_accuracy_bn_pct"] == 90.25
+    assert run.data.metrics["val_accuracy_healed_pct"] == 90.75
+    assert run.data.metrics["healing.seconds"] == 3.5
     assert run.data.metrics["parity.max_abs"] == 1e-6
     assert run.data.metrics["latency_ms.onnxruntime.batch_1.p50"] == 0.75
     assert run.data.metrics["images_per_s.onnxruntime.batch_1"] == 1300.0

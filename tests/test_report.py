@@ -19,13 +19,14 @@ def metrics() -> dict[str, dict]:
     """Return what the stages say of a variant with two levels in two precisions."""
     return {
         "train": {"removed": []},
-        "plan": {
+        "heal": {
             "chosen_level": 1,
             "levels": [
                 at
                 | {
                     "replacement": "linear" if n else "identity",
-                    "val_accuracy_pct": 91.0 - n,
+                    "shipped": "removed",
+                    "val_accuracy_removed_pct": 91.0 - n,
                     "val_accuracy_bn_pct": 91.1 - n,
                 }
                 for n, at in enumerate(LEVELS)
@@ -108,8 +109,10 @@ def test_a_row_per_level_and_precision_with_the_latency_at_the_largest_batch() -
         "removed": [],
         "removed_in_training": [],
         "replacement": "identity",
+        "shipped": "removed",
         "chosen": False,
         "val_accuracy_pct": 90.5,
+        "val_accuracy_removed_pct": 91.0,
         "val_accuracy_bn_pct": 91.1,
         "test_accuracy_pct": 90.0,
         "params": 2000,
@@ -134,6 +137,42 @@ def test_blocks_that_went_in_training_are_named_too() -> None:
     text = summary_markdown(kept, {"dense": found})
     assert "| dense | 0 | b (in training), c (in training) | – |" in text
     assert "| b (in training), c (in training), a | linear |" in text
+
+
+def healed() -> dict[str, dict]:
+    found = metrics()
+    spent = {"seconds": 12.3, "images_seen": 6000, "macs_spent": 4 * 10**9}
+    found["heal"]["levels"][1] |= {
+        "shipped": "healed",
+        "val_accuracy_healed_pct": 90.75,
+        "healing": {**spent, "epochs": [{"epoch": 1}]},
+    }
+    return found
+
+
+def test_repairs_have_columns_only_where_something_was_repaired() -> None:
+    assert "Repair" not in summary_markdown(rows(), {"dense": metrics()})
+    found = healed()
+    repaired = summary_rows("dense", found)
+    assert repaired[2]["shipped"] == "healed"
+    assert repaired[2]["val_accuracy_healed_pct"] == 90.75
+    assert repaired[2]["healing"] == {
+        "seconds": 12.3,
+        "images_seen": 6000,
+        "macs_spent": 4 * 10**9,
+    }
+    assert "healing" not in repaired[3], "of the float32 network alone"
+    text = summary_markdown(repaired, {"dense": found})
+    assert "| dense | 0 | 91.00 | 91.10 | – | – | – | – | removed |" in text
+    assert "| dense | **1** | 90.00 | 90.10 | 90.75 | 12 | 6 | 4 | healed |" in text
+
+
+def test_a_network_without_batch_norm_has_nothing_to_re_estimate() -> None:
+    found = metrics()
+    for level in found["heal"]["levels"]:
+        del level["val_accuracy_bn_pct"]
+    text = summary_markdown(summary_rows("dense", found), {"dense": found})
+    assert "| dense | 0 | – | – | 90.50 | – | 90.00 |" in text
 
 
 def test_levels_that_do_not_match_are_refused() -> None:

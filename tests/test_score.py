@@ -133,7 +133,11 @@ def test_evidence_is_measured_once_and_only_where_a_criterion_looks_at_it() -> N
 
     known = BlockStatistics(0.5, 0.0, 0.0, 1.0)
     evidence = Evidence(
-        measured("training", known), measured("validation", known), measured("drops", 2.0), 0
+        measured("training", known),
+        measured("validation", known),
+        measured("drops", 2.0),
+        measured("recovered", 3.0),
+        seed=0,
     )
     assert CRITERIA["deepest_first"](evidence) == {"a": 0, "b": -1}
     assert list(CRITERIA["random"](evidence)) == ["a", "b"]
@@ -143,3 +147,5 @@ def test_evidence_is_measured_once_and_only_where_a_criterion_looks_at_it() -> N
     assert CRITERIA["msw"](evidence) == {"a": 0.5, "b": 0.5}
     assert list(CRITERIA["block_influence"](evidence)) == ["a", "b"]
     assert asked == ["drops", "training"]
+    assert CRITERIA["recoverability"](evidence) == {"a": 3, "b": 3}
+    assert asked == ["drops", "training", "recovered"]

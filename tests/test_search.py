@@ -34,7 +34,6 @@ def settings(search: str = "one_shot", **options: float) -> Plan:
             "criterion": "auto",
             "search": search,
             "max_accuracy_drop_pct": 1.0,
-            "bn_samples": 2,
             **options,
         }
     )

@@ -6,7 +6,7 @@ from torch import nn
 
 from models.cost import count_parameters
 from models.errors import BlockError
-from models.surgery import bypass, joint_name, module_paths
+from models.surgery import bypass, joint_name, module_paths, put_back
 from models.zoo import create
 
 
@@ -62,6 +62,20 @@ def test_a_name_may_stand_for_siblings_that_go_together() -> None:
     assert not torch.equal(together(x), model(x))
     with pytest.raises(BlockError, match=r"no block 'layer1.0.conv2\+bn3' in the network"):
         bypass(model, ["layer1.0.conv2+bn3"])
+
+
+def test_blocks_that_are_put_back_are_the_networks_and_the_rest_stays_changed() -> None:
+    torch.manual_seed(0)
+    model = create("resnet18_cifar", 10, width=8).eval()
+    x, names = torch.randn(2, 3, 32, 32), ["layer1.0", "layer3.1.conv2+bn2"]
+    shallow = bypass(model, names, {"layer1.0": nn.Conv2d(8, 8, 1)})
+    torch.testing.assert_close(put_back(shallow, model, names)(x), model(x))
+    with torch.no_grad():
+        shallow.fc.bias.add_(1.0)
+    whole = put_back(shallow, model, names)
+    torch.testing.assert_close(whole(x), model(x) + 1)
+    assert whole.layer1[0] is not model.layer1[0]
+    assert isinstance(shallow.layer1[0], nn.Conv2d)  # the shallow network is left as it is
 
 
 @pytest.mark.parametrize(

@@ -147,15 +147,19 @@ def test_in_float32_an_engine_is_held_to_what_its_backend_computes_in() -> None:
     assert engine_tolerance("int8", "tensorrt") == TOLERANCES["int8"]
 
 
-def test_what_earlier_stages_proved_comes_first() -> None:
+def rungs_of(level: dict, accuracy_pct: float) -> list[Rung]:
     parity = {"max_abs": 1e-6, "max_rel": 1e-7, "cosine": 1.0, "top1_agreement": 1.0}
-    rungs = proven_rungs(
-        {"val_accuracy_pct": 89.0},
-        {"val_accuracy_pct": 91.0},
+    return proven_rungs(
+        level | {"val_accuracy_removed_pct": 89.0},
+        {"shipped": "removed", "val_accuracy_removed_pct": 91.0},
         {"parity": parity},
-        {"parity": parity, "val_accuracy_pct": 89.0, "test_accuracy_pct": 88.0},
+        {"parity": parity, "val_accuracy_pct": accuracy_pct, "test_accuracy_pct": 88.0},
         {"export": 1e-4, "collapse": 1e-5},
     )
+
+
+def test_what_earlier_stages_proved_comes_first() -> None:
+    rungs = rungs_of({"shipped": "removed"}, 89.0)
     assert [r.rung for r in rungs] == ["eager torch", "bypassed torch", "onnx", "collapsed onnx"]
     assert [r.val_accuracy_pct for r in rungs] == [91.0, 89.0, None, 89.0]
     assert rungs[2].tolerance == {"max_rel": 1e-4}
@@ -163,3 +167,11 @@ def test_what_earlier_stages_proved_comes_first() -> None:
     assert same.sha256 == SHA256
     assert (same.max_abs, same.test_accuracy_pct) == (0.0, 88.0)
     assert asdict(same)["status"] == "passed"
+
+
+def test_a_repaired_level_is_compared_with_the_repaired_network() -> None:
+    rungs = rungs_of({"shipped": "healed", "val_accuracy_healed_pct": 90.0}, 90.0)
+    names = ["eager torch", "bypassed torch", "repaired torch", "collapsed onnx"]
+    assert [r.rung for r in rungs] == names  # the whole network's export is not on this way
+    assert [r.val_accuracy_pct for r in rungs] == [91.0, 89.0, 90.0, 90.0]
+    assert rungs[-1].tolerance == {"max_rel": 1e-5}

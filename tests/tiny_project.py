@@ -137,7 +137,7 @@ def _write_metrics(root: Path, params: Params) -> None:
         "backends": {"onnxruntime": {"available": True, "version": "1.2.3"}},
     }
     metrics = {
-        "plan": {"chosen_level": 1, "levels": names},
+        "heal": {"chosen_level": 1, "levels": names},
         "precision": {"levels": own("precision")},
         "build": {
             "not_available": {"openvino": "openvino is not installed"},

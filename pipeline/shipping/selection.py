@@ -69,8 +69,8 @@ def select(facts: Facts, level: int | None, precision: str) -> Selection:
     """Choose what to ship.
 
     Args:
-        facts: the metrics of plan, precision, build and verify.
-        level: how many blocks are removed; None for the level that `plan` chose.
+        facts: the metrics of heal, precision, build and verify.
+        level: how many blocks are removed; None for the chosen level.
         precision: of the graph.
 
     Raises:
@@ -78,9 +78,9 @@ def select(facts: Facts, level: int | None, precision: str) -> Selection:
         ParityError: a rung of its parity ladder was not passed.
         ArtifactError: the metrics of two stages do not fit each other.
     """
-    variant: str = facts["plan"]["variant"]
-    number: int = facts["plan"]["chosen_level"] if level is None else level
-    levels = [entry["level"] for entry in facts["plan"]["levels"]]
+    variant: str = facts["heal"]["variant"]
+    number: int = facts["heal"]["chosen_level"] if level is None else level
+    levels = [entry["level"] for entry in facts["heal"]["levels"]]
     if number not in levels:
         raise ParamsError(f"variant {variant!r} has no level {number}; there are {_listed(levels)}")
     what = f"variant {variant!r}, level {number}"

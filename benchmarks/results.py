@@ -1,0 +1,302 @@
+"""Fill the tables of docs/results.md, and draw its plots, from benchmarks/results/*.jsonl.
+
+    python -m benchmarks.results
+
+Between `<!-- table: NAME -->` and `<!-- /table -->` stands what `TABLES[NAME]` makes of the
+results; the text around is written by hand. tests/test_results.py holds the page to the results.
+"""
+
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import spearmanr
+
+from benchmarks.plots import accuracy_by_depth, accuracy_by_way
+from benchmarks.spread import spread
+from benchmarks.trials import Results
+from pipeline.artifacts import replace_file
+
+PAGE = Path("docs/results.md")
+SEEDS = 3
+TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+Rows = list[dict[str, Any]]
+
+
+def main() -> None:
+    """Fill the page and draw the plots."""
+    with replace_file(PAGE) as temporary:
+        temporary.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    accuracy_by_depth(penalty_rows("resnet18"), PAGE.with_name("results_penalty.png"))
+    for task in ("resnet18", "efficientnet_lite0"):
+        path = PAGE.with_name(f"results_{task}.png")
+        accuracy_by_way(strategy_rows(task), path)
+    print(PAGE.read_text(encoding="utf-8"))
+
+
+def filled(page: str) -> str:
+    """Return the page with its tables made anew."""
+    return TABLE.sub(lambda match: match[1] + TABLES[match[2]]() + match[3], page)
+
+
+def measured(experiment: str, task: str) -> Rows:
+    """Return the results of an experiment on a task, seed by seed."""
+    values = Results(experiment).known.values()
+    rows = [value for value in values if isinstance(value, dict) and value.get("task") == task]
+    return sorted(rows, key=lambda row: row["seed"])
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def grouped(rows: Rows, key: Callable[[dict[str, Any]], str]) -> dict[str, Rows]:
+    """Return the rows by a label, in the order in which labels first come."""
+    groups: dict[str, Rows] = defaultdict(list)
+    for row in rows:
+        groups[key(row)].append(row)
+    return dict(groups)
+
+
+def setting(row: dict[str, Any]) -> str:
+    """Return how a training of the penalty experiment differs from plain training."""
+    penalty = row["penalty"]
+    if not penalty["lambda"]:
+        return "λ = 0"
+    label = f"λ = {penalty['lambda']:g}, {penalty['estimator']}"
+    if "batch_size" in row:
+        label += f", batch {row['batch_size']}"
+    if penalty["projections"] != 50:
+        label += f", L = {penalty['projections']}"
+    return label
+
+
+def penalty_rows(task: str) -> dict[str, Rows]:
+    """Return the λ sweep of a task by setting, λ ascending."""
+    groups = grouped(measured("penalty", task), setting)
+    return dict(sorted(groups.items(), key=lambda item: item[1][0]["penalty"]["lambda"]))
+
+
+def _depths(rows: Rows) -> list[str]:
+    """Return test % by the number of blocks out, plainly, and for all of them mended."""
+    levels = list(rows[0]["levels"])
+    cells = [spread([row["levels"][n]["identity"] for row in rows]) for n in levels]
+    mended = [spread([row["levels"][levels[-1]][key] for row in rows]) for key in ("bn", "linear")]
+    return [*cells, *mended]
+
+
+def sweep() -> str:
+    """Return λ × estimator: test % against removed blocks."""
+    groups = _sweep()
+    depth = len(next(iter(groups.values()))[0]["levels"]) - 1
+    head = ["penalty", "whole", *(f"{n} out" for n in range(1, depth + 1))]
+    head += [f"{depth} out, BN re-estimated", f"{depth} out, linear maps"]
+    return markdown(head, ([label, *_depths(rows)] for label, rows in groups.items()))
+
+
+def _sweep() -> dict[str, Rows]:
+    groups = penalty_rows("resnet18")
+    return {k: v for k, v in groups.items() if "batch" not in k and "L =" not in k}
+
+
+def batch_norm() -> str:
+    """Return the same with batch norm re-estimated after each removal."""
+    groups = _sweep()
+    depth = len(next(iter(groups.values()))[0]["levels"]) - 1
+    levels = [str(n) for n in range(1, depth + 1)]
+    return markdown(
+        ["penalty", *(f"{n} out" for n in levels)],
+        (
+            [label, *(spread([row["levels"][n]["bn"] for row in rows]) for n in levels)]
+            for label, rows in groups.items()
+        ),
+    )
+
+
+def ablations() -> str:
+    """Return batch sizes and numbers of directions at one λ."""
+    groups = penalty_rows("resnet18")
+    chosen = {label: rows for label, rows in groups.items() if label.startswith("λ = 3, random")}
+
+    def cells(rows: Rows) -> list[str]:
+        levels = (0, len(rows[0]["order"]))
+        accuracies = [spread([row["levels"][str(n)]["identity"] for row in rows]) for n in levels]
+        return [*accuracies, f"{statistics.mean(row['cpu_seconds'] for row in rows):.0f}"]
+
+    return markdown(
+        ["penalty", "whole", "all out", "CPU s"],
+        ([label, *cells(rows)] for label, rows in chosen.items()),
+    )
+
+
+def families() -> str:
+    """Return λ per architecture: test % whole, with half and with all removable blocks out."""
+    lines = []
+    for task in ("vit", "mobilenetv2"):
+        for label, rows in penalty_rows(task).items():
+            depth = len(rows[0]["order"])
+            levels = [str(n) for n in (0, (depth + 1) // 2, depth)]
+            cells = [spread([row["levels"][n]["identity"] for row in rows]) for n in levels]
+            cells.append(spread([row["levels"][str(depth)]["linear"] for row in rows]))
+            lines.append([task, str(depth), label, *cells])
+    head = ["network", "removable", "penalty", "whole", "half out", "all out", "all, linear maps"]
+    return markdown(head, lines)
+
+
+def strategy_rows(task: str) -> dict[str, Rows]:
+    """Return the results of the strategies by way."""
+    return grouped(measured("strategies", task), lambda row: row["way"])
+
+
+def _latency(task: str) -> dict[str, float]:
+    """Return how many times as fast as the whole network sets of removed blocks make it."""
+    return {"+".join(sorted(row["removed"])): row["speed_up"] for row in measured("latency", task)}
+
+
+def _strategies(task: str) -> str:
+    """Return the honest table: a row per way."""
+    speed = _latency(task)
+    lines = []
+    for way, rows in strategy_rows(task).items():
+        depths = sorted({int(n) for row in rows for n in row["levels"]})
+        half, full = half_and_all(task)
+        cells = [way, _seconds(rows)]
+        for depth in (0, half, full):
+            own = [row for row in rows if str(depth) in row["levels"]]
+            cells.append(_best(own, depth) if own and depth in depths else "–")
+        faster = sorted(
+            {
+                speed.get("+".join(sorted(removed_at(row, half))), 0.0)
+                for row in rows
+                if str(half) in row["levels"]
+            }
+        )
+        cells.append("–" if not faster or not faster[0] else _range(faster))
+        lines.append(cells)
+    half, full = half_and_all(task)
+    head = ["way", "CPU s", "whole", f"{half} out", f"{full} out", f"times as fast, {half} out"]
+    return markdown(head, lines)
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{values[0]:.2f}", f"{values[-1]:.2f}"
+    return low if low == high else f"{low}–{high}"
+
+
+def removed_at(row: dict[str, Any], depth: int) -> list[str]:
+    """Return the blocks that a result of the strategies has out at a depth."""
+    removed: list[str] = row["order"][:depth] if "order" in row else row["removed"]
+    return removed
+
+
+def half_and_all(task: str) -> tuple[int, int]:
+    """Return half of the number of removable blocks, rounded up, and the number."""
+    plain = next(iter(strategy_rows(task).values()))[0]
+    full = len(plain["order"])
+    return (full + 1) // 2, full
+
+
+def _seconds(rows: Rows) -> str:
+    return f"{statistics.mean(row['cpu_seconds'] for row in rows):.0f}"
+
+
+def _best(rows: Rows, depth: int) -> str:
+    """Return test % as trained; else plainly removed and, behind it, with linear maps."""
+    levels = [row["levels"][str(depth)] for row in rows]
+    if "trained" in levels[0]:
+        return spread([level["trained"] for level in levels])
+    plain = spread([level["identity"] for level in levels])
+    if not depth:
+        return plain
+    re_estimated, mapped = (spread([level[key] for level in levels]) for key in ("bn", "linear"))
+    return f"{plain}; BN {re_estimated}; maps {mapped}"
+
+
+def _chosen(task: str, how: str) -> dict[str, Rows]:
+    """Return the measurements of the halves that criteria chose, by criterion."""
+    known = Results("choosing").known
+    found: dict[str, Rows] = defaultdict(list)
+    for name, value in known.items():
+        own_task, own_how, seed, label = name.split(" ", 3)
+        if (own_task, own_how) == (task, how) and label != "scores":
+            by = "random" if label.startswith("random ") else label
+            found[by].append({"seed": int(seed), **value})
+    return found
+
+
+def _choices(task: str) -> str:
+    """Return what each criterion chose, before and after healing."""
+    lines = []
+    for how in ("plain", "penalty"):
+        criteria = _criteria(task, how)
+        for by, rows in _chosen(task, how).items():
+            if by not in criteria:
+                continue
+            cells = [spread([row[key] for row in rows]) for key in ("identity", "bn", "healed")]
+            lines.append([how, by, *cells])
+    return markdown(["training", "chosen by", "as removed", "BN re-estimated", "healed"], lines)
+
+
+def _criteria(task: str, how: str) -> set[str]:
+    known = Results("choosing").known
+    scores: dict[str, Any] = known.get(f"{task} {how} 0 scores", {})
+    return {"random" if by.startswith("random ") else by for by in scores}
+
+
+def _correlations() -> str:
+    """Return each criterion's rank correlation with what single blocks are worth."""
+    lines = []
+    for task in ("resnet18", "efficientnet_lite0"):
+        for how in ("plain", "penalty"):
+            for by, pairs in _ranks(task, how).items():
+                before, after = zip(*pairs, strict=True)
+                lines.append([task, how, by, spread(before), spread(after)])
+    head = ["network", "training", "criterion", "drop as removed", "drop after healing"]
+    return markdown(head, lines)
+
+
+def _ranks(task: str, how: str) -> dict[str, list[tuple[float, float]]]:
+    """Return, by criterion, the correlations with the drops before and after healing."""
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    known = Results("choosing").known
+    for seed in range(SEEDS):
+        prefix = f"{task} {how} {seed}"
+        scores: dict[str, dict[str, float]] = known.get(f"{prefix} scores", {})
+        blocks = list(scores.get("msw", {}))
+        alone = [known[f"{prefix} {block}"] for block in blocks if f"{prefix} {block}" in known]
+        if len(alone) < len(blocks) or not blocks:
+            continue
+        drops = [[own["whole"] - own[key] for own in alone] for key in ("identity", "healed")]
+        for by, own in scores.items():
+            before, after = (_spearman([own[block] for block in blocks], drop) for drop in drops)
+            found["random" if by.startswith("random ") else by].append((before, after))
+    return found
+
+
+def _spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the rank correlation; 0 where one side is constant and has no ranks."""
+    if len(set(a)) == 1 or len(set(b)) == 1:
+        return 0.0
+    return float(spearmanr(a, b).statistic)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "sweep": sweep,
+    "batch_norm": batch_norm,
+    "ablations": ablations,
+    "families": families,
+    "strategies_resnet18": lambda: _strategies("resnet18"),
+    "strategies_efficientnet_lite0": lambda: _strategies("efficientnet_lite0"),
+    "choices_resnet18": lambda: _choices("resnet18"),
+    "choices_efficientnet_lite0": lambda: _choices("efficientnet_lite0"),
+    "correlations": _correlations,
+}
+
+
+if __name__ == "__main__":
+    main()
