@@ -4,7 +4,7 @@
     python -m benchmarks.choosing resnet18 0 1 2
 
 For a network trained plainly and one trained with the penalty: the scores of every criterion, what
-each block alone is worth (its removal, then also an epoch of healing), and the network without the
+each block alone is worth (its removal, then also healing it), and the network without the
 half that a criterion chooses, before healing (plainly and with batch norm re-estimated) and after.
 Three draws stand for choosing at random. Adds to benchmarks/results/choosing.jsonl;
 `python -m benchmarks.results` makes the page.
@@ -26,6 +26,7 @@ from pipeline.search import removal_order
 
 TRAININGS = {"plain": {}, "penalty": penalised(3.0, estimator="power")}
 DRAWS = 3
+HEALING = 4  # a fourth of the training's length
 SCORING = {"samples": 1024, "projections": 50, "recovery_images": 2048}
 
 
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("seeds", type=int, nargs="+")
     parser.add_argument("--trainings", nargs="+", default=list(TRAININGS), choices=TRAININGS)
-    parser.add_argument("--sets-only", action="store_true", help="do not heal from single blocks")
+    parser.add_argument("--what", nargs="+", default=["sets", "singles"], help="what goes")
     arguments = parser.parse_args()
     task, results = arguments.task, Results("choosing")
     for seed in arguments.seeds:
@@ -44,9 +45,12 @@ def main() -> None:
             name = f"{task} {how} {seed}"
             chosen = results.get(f"{name} scores", partial(scores, start, seed))
             half = (len(start.there) + 1) // 2
-            sets = {by: removal_order(own)[:half] for by, own in chosen.items()}
-            singles = {} if arguments.sets_only else {block: [block] for block in start.there}
-            for label, removed in (sets | singles).items():
+            going = {
+                "sets": {by: removal_order(own)[:half] for by, own in chosen.items()},
+                "singles": {block: [block] for block in start.there},
+            }
+            wanted = [item for what in arguments.what for item in going[what].items()]
+            for label, removed in wanted:
                 compute = partial(without, start, removed, seed)
                 key = "+".join(sorted(removed))  # criteria that agree share a measurement
                 results.get(f"{name} {label}", partial(results.get, f"{name} {key}", compute))
@@ -69,15 +73,14 @@ def scores(start: Outcome, seed: int) -> dict[str, dict[str, float]]:
 
 def without(start: Outcome, removed: Sequence[str], seed: int) -> dict[str, Any]:
     """Return test % of the whole network and without these blocks, before and after healing."""
-    healing = {
-        "epochs": 1,
-        "learning_rate": TASKS[start.record["task"]].recipe["learning_rate"] / 4,
-    }
+    recipe = TASKS[start.record["task"]].recipe
+    epochs = recipe["epochs"] // HEALING
+    healing = {"epochs": epochs, "learning_rate": recipe["learning_rate"] / 4}
     healed = training(start.record["task"], healing, seed, start=start, without=removed)
     return {
         "removed": list(removed),
         "whole": test_pct(start.model, start.images),
-        **after_removal(start, removed),
+        **after_removal(start, removed, repairs=["bn"]),
         "healed": test_pct(healed.model, healed.images),
         "healing_cpu_seconds": healed.record["cpu_seconds"],
     }

@@ -24,7 +24,7 @@ from pipeline.activations import measure_blocks
 from pipeline.search import removal_order
 
 LAMBDAS = (1.0, 3.0, 5.0)
-FAMILY_LAMBDAS = (0.0, 0.1, 1.0, 5.0)
+FAMILY_LAMBDAS = {"vit": (0.0, 0.1, 1.0, 5.0), "mobilenetv2": (0.0, 1.0, 5.0)}
 
 
 def settings() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -33,8 +33,8 @@ def settings() -> Iterator[tuple[str, dict[str, Any]]]:
     for weight in LAMBDAS[::-1]:
         for estimator in ("random", "power"):
             yield "resnet18", penalised(weight, estimator=estimator)
-    for task in ("vit", "mobilenetv2"):
-        for weight in FAMILY_LAMBDAS:
+    for task, weights in FAMILY_LAMBDAS.items():
+        for weight in weights:
             yield task, penalised(weight, estimator="power")
     for batch_size in (32, 512):
         yield "resnet18", penalised(3.0) | {"batch_size": batch_size}

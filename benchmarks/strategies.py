@@ -5,7 +5,8 @@
 
 Every way gets the time that plain training takes: how many epochs that is follows from the CPU
 seconds per image that each needs in trials taken in turn, rounded down (up where a twentieth of an
-epoch is missing), less what choosing blocks costs. A teacher's own training is not counted; ways
+epoch is missing), less what choosing blocks costs. An epoch has a part of the images, so epochs are
+short. A teacher's own training is not counted; ways
 that have one say so. Adds to benchmarks/results/strategies.jsonl; accuracies are on test, read
 once, and nothing was chosen by them. `python -m benchmarks.results` makes the page.
 """
@@ -64,7 +65,6 @@ FINE_TUNED: Ways = {
     "remove_first, block influence": strategy("remove_first"),
     "remove_first, deepest first": strategy("remove_first", order="deepest_first"),
     "anneal": strategy("anneal"),
-    "explore": strategy("explore"),
     "explore until 0.2": strategy("explore", until=0.2),
     "explore until 0.2, distilled": strategy("explore", until=0.2) | DISTILLED,
     "shallow (from scratch)": strategy("shallow", order="random"),
@@ -143,10 +143,12 @@ def accuracies(outcome: Outcome, depth: int) -> dict[str, Any]:
 
 def equal_epochs(results: Results, task: str, way: str, depth: int) -> int:
     """Return how many epochs a way may take to cost what plain training costs."""
-    epochs: int = TASKS[task].recipe["epochs"]
+    recipe = TASKS[task].recipe
     trial: dict[str, float] = results.get(f"{task} trial", partial(seconds_per_image, task))
-    per_epoch = {name: value * TASKS[task].train_images for name, value in trial.items()}
-    budget = epochs * per_epoch[f"{PLAIN} 0"]
+    per_epoch: dict[str, float] = {
+        name: value * recipe["images_per_epoch"] for name, value in trial.items()
+    }
+    budget: float = recipe["epochs"] * per_epoch[f"{PLAIN} 0"]
     choosing = choosing_seconds(task, WAYS[task][way], depth) if depth else 0.0
     return max(1, math.floor((budget - choosing) / per_epoch[f"{way} {depth}"] + 0.05))
 
@@ -169,7 +171,13 @@ def _trial(task: str, own: dict[str, Any], images: Any) -> float:
     """Return the CPU seconds of one short epoch, in which blocks are chosen at no cost."""
     torch.set_num_threads(1)
     model, spec, images = create_network(TASKS[task].model, images)
-    recipe = {"penalty": {"lambda": 0.0}, **TASKS[task].recipe, **own, "epochs": 1}
+    recipe = {
+        "penalty": {"lambda": 0.0},
+        **TASKS[task].recipe,
+        **own,
+        "epochs": 1,
+        "images_per_epoch": None,
+    }
     if "strategy" in recipe:
         recipe["strategy"] = recipe["strategy"] | {"order": "deepest_first"}
     teacher = create_network(TASKS[task].model, images)[0] if "distill" in own else None

@@ -36,6 +36,7 @@ from pipeline.train import EVALUATION_BATCH, EpochLog, train
 FOLDER = CACHE / "benchmarks"
 RESULTS = Path("benchmarks/results")  # in git: what was measured, a JSON object a line
 VALIDATION_IMAGES = 2000
+MONITORED_IMAGES = 500  # of validation, after every epoch
 CALIBRATION_IMAGES = 1024
 
 
@@ -51,7 +52,8 @@ class Task:
 
 
 FROM_SCRATCH = {
-    "epochs": 4,
+    "epochs": 12,
+    "images_per_epoch": 4500,
     "batch_size": 128,
     "learning_rate": 0.1,
     "weight_decay": 1e-4,
@@ -64,24 +66,25 @@ WITH_ADAM = FROM_SCRATCH | {
     "batch_size": 64,
     "learning_rate": 0.002,
     "weight_decay": 0.0,
+    "epochs": 8,
+    "images_per_epoch": 1250,
 }
+WITH_SGD = FROM_SCRATCH | {"learning_rate": 0.05, "images_per_epoch": 1500}
 TASKS = {
     "resnet18": Task(
-        Model(name="resnet18_cifar", options={"width": 16}), 32, 18000, 10000, FROM_SCRATCH
+        Model(name="resnet18_cifar", options={"width": 16}), 32, 18000, 4000, FROM_SCRATCH
     ),
     "resnet18_full": Task(
-        Model(name="resnet18_cifar", options={"width": 64}), 32, 18000, 10000, FROM_SCRATCH
+        Model(name="resnet18_cifar", options={"width": 64}), 32, 18000, 4000, FROM_SCRATCH
     ),
     "efficientnet_lite0": Task(
         Model(name="tf_efficientnet_lite0", pretrained=True),
         48,
         6000,
-        4000,
-        WITH_ADAM | {"epochs": 2},
+        3000,
+        WITH_ADAM,
     ),
-    "mobilenetv2": Task(
-        Model(name="mobilenetv2_050"), 32, 6000, 4000, FROM_SCRATCH | {"learning_rate": 0.05}
-    ),
+    "mobilenetv2": Task(Model(name="mobilenetv2_050"), 32, 6000, 3000, WITH_SGD),
     "vit": Task(
         Model(
             name="vit_tiny_patch16_224",
@@ -89,7 +92,7 @@ TASKS = {
         ),
         32,
         6000,
-        4000,
+        3000,
         WITH_ADAM,
     ),
 }
@@ -178,7 +181,7 @@ def _train(
     started = time.process_time()
     trained = train(
         model,
-        images,
+        dataclasses.replace(images, validation=subset(images.validation, MONITORED_IMAGES, seed=0)),
         Train.model_validate(record["recipe"]),
         there,
         device=pick_device(),
@@ -189,7 +192,7 @@ def _train(
     record |= {
         "removed": [*record["removed"], *trained.removed],
         "cpu_seconds": time.process_time() - started,
-        "images_seen": len(images.train) * len(trained.history),
+        "images_seen": sum(entry["images_seen"] for entry in trained.history),
         "macs_spent": sum(entry["macs_spent"] for entry in trained.history),
         "val_accuracy_pct": trained.history[-1]["val_accuracy_pct"],
         "torch": torch.__version__,
@@ -278,6 +281,7 @@ class Results:
     def put(self, name: str, value: Any) -> None:
         """Add a result; of several with one name the last counts."""
         self.known[name] = value
-        with locked(self.path), self.path.open("a", encoding="utf-8") as file:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(FOLDER / self.path.name), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"name": name, "value": value}) + "\n")
         print(name, json.dumps(value), flush=True)

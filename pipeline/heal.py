@@ -79,16 +79,16 @@ def repair(
         epochs = tune(level, student)
         student.eval()
         measured[ACCURACIES["healed"]] = epochs[-1]["val_accuracy_pct"]
-        measured["healing"] = _spent(epochs, len(data.train))
+        measured["healing"] = _spent(epochs)
     # The whole network has lost nothing: it is shipped, and compared with, as it was trained.
     shipped = heal.ship if level["removed"] else AS_PLANNED
     return networks, {**{key: level[key] for key in KEPT}, "shipped": shipped, **measured}
 
 
-def _spent(epochs: Sequence[Mapping[str, Any]], images: int) -> dict[str, Any]:
+def _spent(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "seconds": sum(epoch["seconds"] for epoch in epochs),
-        "images_seen": images * len(epochs),
+        "images_seen": sum(epoch["images_seen"] for epoch in epochs),
         "macs_spent": sum(epoch["macs_spent"] for epoch in epochs),
         "epochs": [{key: epoch[key] for key in TOLD} for epoch in epochs],
     }

@@ -105,6 +105,7 @@ class Train(Section):
     seed: int = Field(default=0, ge=0, lt=2**31)
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
+    images_per_epoch: int | None = Field(default=None, ge=2)
     optimizer: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = Field(gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)

@@ -28,7 +28,7 @@ from pipeline.activations import measure_blocks
 from pipeline.artifacts import replace_file
 from pipeline.augment import augmentation, mixing
 from pipeline.criteria import Evidence, gather
-from pipeline.data import Dataset, batch_count, batches, subset
+from pipeline.data import Dataset, Split, batch_count, batches, subset
 from pipeline.devices import pick_precision
 from pipeline.distillation import TaskLoss, from_labels, from_teacher
 from pipeline.estimators import ESTIMATORS, Estimator
@@ -154,7 +154,7 @@ class _Run:
             trained = time.perf_counter()
             entry |= self.validate()
         entry |= {"removed": list(self.removal.gone)}
-        entry["images_per_s"] = len(self.data.train.labels) / (trained - started)
+        entry["images_per_s"] = entry["images_seen"] / (trained - started)
         entry["seconds"] = time.perf_counter() - started
         return entry
 
@@ -162,25 +162,26 @@ class _Run:
         """Pass over the training images once; return the last learning rate and the mean losses."""
         params = self.params
         torch.manual_seed(self.seed(epoch, 0))  # dropout, drop path
-        steps = batch_count(self.data.train, params.batch_size)
+        images = self.images(epoch)
+        steps = batch_count(images, params.batch_size)
         sums = torch.zeros(2, device=self.device)  # task loss, penalty
         rate, spent = params.learning_rate, 0
         choice = random.Random(self.seed(epoch, 3))
         self.model.train()
         with self.penalty(epoch) as penalty:
             bar = progress(
-                self.training_batches(epoch),
+                self.training_batches(images, epoch),
                 f"epoch {epoch + 1}/{params.epochs}",
                 total=steps,
                 unit="batch",
             )
-            for step, (images, labels) in enumerate(bar):
+            for step, (batch, labels) in enumerate(bar):
                 self.elapsed = (epoch * steps + step) / (params.epochs * steps)
                 self.removal.advance(self.elapsed)
                 rate = learning_rate(self.elapsed, params)
                 with self.removal.sampled(choice) as absent:
-                    sums += self.step(images, labels, rate, penalty)
-                spent += len(images) * (self.macs(absent) + self.teacher_macs)
+                    sums += self.step(batch, labels, rate, penalty)
+                spent += len(batch) * (self.macs(absent) + self.teacher_macs)
         task_loss, mean_penalty = (sums / steps).tolist()
         loss = task_loss + params.penalty.weight * mean_penalty
         if not math.isfinite(loss):
@@ -193,6 +194,7 @@ class _Run:
             "loss": loss,
             "task_loss": task_loss,
             "penalty": mean_penalty,
+            "images_seen": len(images),
             "macs_spent": spent,
         }
 
@@ -225,11 +227,17 @@ class _Run:
         with block_penalty(self.model, self.blocks, self.estimator, generator) as value:
             yield value
 
-    def training_batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def images(self, epoch: int) -> Split:
+        """Return what an epoch learns from: all training images, or as many as it may see."""
+        wanted = self.params.images_per_epoch
+        every = self.data.train
+        return every if wanted is None else subset(every, wanted, self.seed(epoch, 4))
+
+    def training_batches(self, images: Split, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield augmented images with their labels, which Mixup and CutMix make shares."""
         generator = torch.Generator().manual_seed(self.seed(epoch, 2))
         loader = batches(
-            self.data.train,
+            images,
             self.params.batch_size,
             mean=self.data.mean,
             std=self.data.std,

@@ -5,6 +5,7 @@ Killed at any moment, the next run continues from the last finished epoch.
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from importlib.metadata import version
 
 import torch
@@ -89,10 +90,10 @@ def main(variant: str) -> None:
             "precision": precision,
             "parameters": count_parameters(model),
             "removed": trained.removed,
-            "images_seen": len(images.train) * len(history),
+            "images_seen": sum(entry["images_seen"] for entry in history),
             "macs_spent": sum(entry["macs_spent"] for entry in history),
             "seconds": sum(entry["seconds"] for entry in history),
-            "images_per_s": len(history) / sum(1 / entry["images_per_s"] for entry in history),
+            "images_per_s": images_per_s(history),
             "epochs": history,
         }
         write_json(metrics_path("train", variant), metrics)
@@ -123,6 +124,12 @@ def teacher_of(variant: str, name: str, student: zoo.ModelSpec) -> nn.Module:
             f"and {spec.mean}); let both start from published weights, or neither"
         )
     return teacher
+
+
+def images_per_s(history: Sequence[EpochLog]) -> float:
+    """Return the mean speed over all epochs, validation left out."""
+    seconds = sum(entry["images_seen"] / entry["images_per_s"] for entry in history)
+    return float(sum(entry["images_seen"] for entry in history) / seconds)
 
 
 def _line(variant: str, epochs: int, entry: EpochLog) -> str:

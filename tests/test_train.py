@@ -79,9 +79,11 @@ def test_the_same_seed_gives_the_same_weights(data: Dataset, tmp_path: Path) -> 
 
 
 POWER = {"penalty": {"lambda": 1.0, "estimator": "power"}}  # remembers directions between steps
+PARTS = {"images_per_epoch": 100}
+STOPPED = {"plain": {}, "augmented": AUGMENTED, "power": POWER, "parts": PARTS}
 
 
-@pytest.mark.parametrize("changes", [{}, AUGMENTED, POWER], ids=["plain", "augmented", "power"])
+@pytest.mark.parametrize("changes", STOPPED.values(), ids=STOPPED)
 def test_a_run_stopped_after_any_epoch_continues_to_the_same_weights(
     data: Dataset, tmp_path: Path, changes: dict
 ) -> None:
@@ -105,6 +107,24 @@ def test_a_run_stopped_after_any_epoch_continues_to_the_same_weights(
     assert seen == [1, 2, 3]  # the observer gets the past again, then the rest
     assert_same_weights(model, whole)
     assert without_timings(continued.history) == without_timings(history)
+
+
+def test_an_epoch_may_see_a_part_of_the_images_another_each_time(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[bytes]] = []
+
+    def watched(split, *arguments, **options):
+        if options.get("generator") is not None:
+            seen.append({image.numpy().tobytes() for image in split.images})
+        return batches(split, *arguments, **options)
+
+    monkeypatch.setattr("pipeline.train.batches", watched)
+    _, history = run(data, settings(images_per_epoch=100), tmp_path / "state.pt")
+    assert [entry["images_seen"] for entry in history] == [100] * 3
+    assert len(seen[0] | seen[1] | seen[2]) > 150
+    whole = {image.numpy().tobytes() for image in data.train.images}
+    assert all(part < whole for part in seen)
 
 
 KILLED = """
