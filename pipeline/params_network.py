@@ -188,6 +188,7 @@ class Plan(Section):
     replacement: Literal["identity", "bias", "affine", "linear", "auto"] = "identity"
     replacement_samples: int = Field(default=512, ge=1)
     replacement_slack_pct: float = Field(default=0.1, ge=0)
+    dead_branches: bool = True
 
     @property
     def measures_latency(self) -> bool:

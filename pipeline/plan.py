@@ -3,17 +3,18 @@
 How the order is found is in `pipeline.search`; validation data decides, never test data.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.surgery import bypass
 from models.units import Unit
 from pipeline.criteria import CRITERIA, gather
 from pipeline.data import Dataset, batches, subset
+from pipeline.dead_branches import DeadBranch, dead_branches
 from pipeline.evaluate import accuracy_pct
 from pipeline.params import Params, Plan, Score
 from pipeline.replacement import LADDER, StandIns, cheapest, fit
@@ -95,13 +96,15 @@ def plan(
 
     Returns:
         ``order``; ``levels``, one per number of removed blocks 0..K, with what stands in for them,
-        the accuracy so, and the accuracy of each kind that was tried; ``chosen_level``; what else
-        the search measured. And each level's stand-ins.
+        the accuracy so, and the accuracy of each kind that was tried; ``chosen_level``; ``dead``,
+        the blocks whose branch is dead, which go first; what else the search measured. And each
+        level's stand-ins.
 
     Raises:
         ParamsError: no level is within the latency budget.
     """
     model = model.to(device).eval()
+    dead = _dead(model, candidates, data, params, device) if params.dead_branches else {}
 
     def rescore(level: Level) -> dict[str, float]:
         left = [unit for unit in candidates.units if unit.name not in level.removed]
@@ -111,34 +114,71 @@ def plan(
         )
 
     def judge(removed: Sequence[str]) -> Level:
-        return _judge(model, removed, data, params, device)
+        return _judge(model, removed, dead, data, params, device)
 
-    problem = Problem(candidates.scores, params, judge, rescore, latencies_ms)
+    problem = Problem(candidates.scores, params, judge, rescore, latencies_ms, list(dead))
     found = SEARCHES[params.search](problem)
     levels = [
         {"level": number, "removed": level.removed, **level.facts}
         for number, level in enumerate(found.levels)
     ]
+    evidence = {
+        name: {"how": branch.how, "largest_deviation": branch.largest_deviation}
+        for name, branch in dead.items()
+    }
     measured = {"order": found.order, "levels": levels, "chosen_level": found.chosen_level}
-    return measured | found.facts, [level.stand_ins for level in found.levels]
+    stand_ins = [level.stand_ins for level in found.levels]
+    return measured | {"dead": evidence} | found.facts, stand_ins
+
+
+def _dead(
+    model: nn.Module, candidates: Candidates, data: Dataset, params: Plan, device: torch.device
+) -> dict[str, DeadBranch]:
+    """Return the blocks whose branch is dead, in the order of their scores."""
+    return dead_branches(
+        model, removal_order(candidates.scores), _calibration(data, params, device)
+    )
+
+
+def _constants(removed: Sequence[str], dead: Mapping[str, DeadBranch]) -> StandIns:
+    """Return what stands in for the dead blocks among these; the identity where it adds nothing."""
+    gone = {name: dead[name].stand_in for name in removed if name in dead}
+    return {name: stand_in for name, stand_in in gone.items() if stand_in.bias.any()}
+
+
+def _calibration(data: Dataset, params: Plan, device: torch.device) -> Iterator[Tensor]:
+    """Yield the training images on which replacements are fitted."""
+    sample = subset(data.train, params.replacement_samples, seed=0)
+    loader = batches(sample, BATCH, mean=data.mean, std=data.std, device=device)
+    return (images for images, _ in loader)
 
 
 def _judge(
-    model: nn.Module, removed: Sequence[str], data: Dataset, params: Plan, device: torch.device
+    model: nn.Module,
+    removed: Sequence[str],
+    dead: Mapping[str, DeadBranch],
+    data: Dataset,
+    params: Plan,
+    device: torch.device,
 ) -> Level:
-    """Measure a network without these blocks with every kind of replacement that may be chosen."""
-    options: Any = {"mean": data.mean, "std": data.std, "device": device}
-    fitted: dict[str, StandIns] = {"identity": {}}
-    for kind in _wanted(params.replacement) if removed else ():
-        sample = subset(data.train, params.replacement_samples, seed=0)
-        fitted[kind] = fit(model, removed, kind, (x for x, _ in batches(sample, BATCH, **options)))
+    """Measure a network without these blocks with every kind of replacement that may be chosen.
+
+    Dead blocks leave their constant whatever stands in for the others.
+    """
+    constants = _constants(removed, dead)
+    without_dead = bypass(model, [name for name in removed if name in dead], constants)
+    alive = [name for name in removed if name not in dead]
+    fitted = {"identity": constants}
+    for kind in _wanted(params.replacement) if alive else ():
+        own = fit(without_dead, alive, kind, _calibration(data, params, device))
+        fitted[kind] = constants | own
     accuracies = {
         kind: _validate(bypass(model, removed, own), data, device) for kind, own in fitted.items()
     }
     automatic = params.replacement == "auto"
     kind = cheapest(accuracies, params.replacement_slack_pct) if automatic else list(fitted)[-1]
     facts = {
-        "replacement": kind,
+        "replacement": "constant" if kind == "identity" and constants else kind,
         "val_accuracy_pct": accuracies[kind],
         "val_accuracy_by_replacement_pct": accuracies,
     }

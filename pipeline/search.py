@@ -41,6 +41,7 @@ class Problem:
         judge: measures the network without these blocks, with what would stand in for them.
         rescore: returns the scores of the other blocks in that network.
         latencies_ms: times networks against each other.
+        first: blocks that go before all others, in this order, whatever their scores.
     """
 
     scores: Mapping[str, float]
@@ -48,6 +49,11 @@ class Problem:
     judge: Callable[[Sequence[str]], Level]
     rescore: Callable[[Level], Mapping[str, float]]
     latencies_ms: Callable[[Sequence[Shallow]], Sequence[float]]
+    first: Sequence[str] = ()
+
+    def first_of(self, left: Mapping[str, Any]) -> str | None:
+        """Return the block that goes next because it goes first; none where those are gone."""
+        return next((name for name in self.first if name in left), None)
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,8 @@ def one_shot(problem: Problem) -> Found:
 
     Source: arXiv 2406.08933, section 4.
     """
-    order = removal_order(problem.scores)
+    others = [name for name in removal_order(problem.scores) if name not in problem.first]
+    order = [*problem.first, *others]
     counts = progress(range(len(order) + 1), "levels")
     return _within_drop([problem.judge(order[:n]) for n in counts], problem)
 
@@ -89,10 +96,11 @@ def greedy(problem: Problem) -> Found:
     """Score again after every removal: the next to go is the least missed of what is left."""
     levels, scores, gone = [problem.judge([])], problem.scores, dict[str, float]()
     for _ in progress(problem.scores, "levels"):
-        name = removal_order(scores)[0]
+        name = problem.first_of(scores) or removal_order(scores)[0]
         gone[name] = scores[name]
         levels.append(problem.judge(list(gone)))
-        if len(gone) < len(problem.scores):
+        scores = {other: score for other, score in scores.items() if other not in gone}
+        if scores and problem.first_of(scores) is None:
             scores = problem.rescore(levels[-1])
     return _within_drop(levels, problem, {"scores": gone})
 
@@ -114,7 +122,8 @@ def latency_aware(problem: Problem) -> Found:
     _fastest_within_budget([levels[0], bare], [whole_ms, bare_ms], problem.params)
     savings = {n: round(whole_ms - ms, 4) for n, ms in zip(options, without_ms, strict=True)}
     while options:
-        name = _cheapest_to_lose(options, savings, levels[-1].accuracy_pct)
+        cheapest = _cheapest_to_lose(options, savings, levels[-1].accuracy_pct)
+        name = problem.first_of(options) or cheapest
         levels.append(options.pop(name))
         removed = levels[-1].removed
         label = f"judging level {len(removed) + 1}"

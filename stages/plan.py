@@ -66,6 +66,8 @@ def _timer(variant: str, params: Params) -> LatenciesMs:
 
 
 def _print(variant: str, planned: dict[str, Any]) -> None:
+    for name, found in planned["dead"].items():
+        print(f"{variant}: block {name} is dead ({found['how']}): it adds a constant, which stays")
     for name, ms in planned.get("savings_ms", {}).items():
         print(f"{variant}: block {name} alone saves {ms:.3f} of {planned['whole_ms']:.3f} ms")
     for level in planned["levels"]:

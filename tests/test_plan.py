@@ -109,6 +109,51 @@ def test_the_cheapest_good_replacement_is_chosen_and_its_accuracy_is_the_levels(
     assert [level["replacement"] for level in only["levels"]] == ["identity", "affine", "affine"]
 
 
+@pytest.fixture
+def half_dead(model: nn.Module) -> nn.Module:
+    """The network with two dead branches, one of which adds nothing."""
+    for name, shift in (("layer2.1", 0.5), ("layer4.1", 0.0)):
+        norm = model.get_submodule(name).bn2
+        nn.init.zeros_(norm.weight)
+        nn.init.constant_(norm.bias, shift)
+    return model
+
+
+@pytest.mark.parametrize(("replacement", "kind"), [("identity", "constant"), ("linear", "linear")])
+def test_dead_blocks_go_first_and_leave_their_constant_at_every_level(
+    half_dead: nn.Module, data: Dataset, replacement: str, kind: str
+) -> None:
+    who = ordered(half_dead, ["layer1.1", "layer3.1", "layer4.1", "layer2.1"])
+    params = settings(replacement=replacement, replacement_samples=64)
+    made, stand_ins = planned(half_dead, who, data, params)
+    assert {name: found["how"] for name, found in made["dead"].items()} == {
+        "layer4.1": "proven",
+        "layer2.1": "proven",
+    }
+    assert max(found["largest_deviation"] for found in made["dead"].values()) < 1e-6
+    assert made["order"] == ["layer4.1", "layer2.1", "layer1.1", "layer3.1"]
+    expected = ["identity", "identity", "constant", kind, kind]
+    assert [level["replacement"] for level in made["levels"]] == expected
+    accuracies = [level["val_accuracy_pct"] for level in made["levels"]]
+    assert accuracies[:3] == [accuracies[0]] * 3
+    for level, own in zip(made["levels"], stand_ins, strict=True):
+        dead, alive = set(level["removed"][:2]) & {"layer2.1"}, set(level["removed"][2:])
+        assert set(own) == dead | (alive if kind == "linear" else set())
+        assert all((own[name].bias == 0.5).all() and own[name].weight is None for name in dead)
+        shallow = bypass(half_dead, level["removed"], own)
+        assert level["val_accuracy_pct"] == pytest.approx(validate(shallow, data))
+
+
+def test_dead_blocks_are_like_others_where_nobody_looks_for_them(
+    half_dead: nn.Module, data: Dataset
+) -> None:
+    who = ordered(half_dead, ["layer1.1", "layer2.1"])
+    made, stand_ins = planned(half_dead, who, data, settings(dead_branches=False))
+    assert made["dead"] == {}
+    assert made["order"] == ["layer1.1", "layer2.1"]
+    assert stand_ins == [{}] * 3
+
+
 @pytest.mark.parametrize("criterion", ["block_influence", "leave_one_out"])
 def test_greedy_scores_the_network_that_is_already_shallow_with_what_stands_in(
     model: nn.Module, data: Dataset, criterion: str

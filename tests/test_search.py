@@ -63,8 +63,8 @@ class Network:
         self.timed.append([network.removed for network in networks])
         return [self.latency(frozenset(network.removed)) for network in networks]
 
-    def search(self, params: Plan) -> Found:
-        problem = Problem(self.scores, params, self.judge, self.rescore, self.latencies_ms)
+    def search(self, params: Plan, first: Sequence[str] = ()) -> Found:
+        problem = Problem(self.scores, params, self.judge, self.rescore, self.latencies_ms, first)
         return SEARCHES[params.search](problem)
 
 
@@ -104,6 +104,21 @@ def test_greedy_is_one_shot_where_scores_do_not_change_with_removal(values: list
     assert found[0].levels == found[1].levels
     assert found[0].chosen_level == found[1].chosen_level == min(1, len(scores))
     assert found[1].facts == {"scores": {name: scores[name] for name in found[1].order}}
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_what_goes_first_goes_first_whatever_is_measured(search: str) -> None:
+    scores = {"a": 0.0, "b": 1.0, "c": 2.0, "d": 3.0}
+
+    def lost(gone: frozenset[str]) -> float:
+        return sum(scores[name] for name in gone)
+
+    network = Network(scores, lambda gone: 90 - lost(gone), lambda gone: 10.0 - len(gone), lost)
+    params = settings(search, **({"latency_budget_ms": 20.0} if "latency" in search else {}))
+    found = network.search(params, ["d", "c"])
+    assert found.order == ["d", "c", "a", "b"]
+    if search == "greedy":
+        assert found.facts["scores"] == {name: scores[name] for name in found.order}
 
 
 def redundant(gone: frozenset[str]) -> float:
