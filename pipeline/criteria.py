@@ -151,10 +151,12 @@ def gather(
             leave-one-out look at validation.
         params: the `score` section.
         device: where to run.
-        together: how many units are to go together, for `recoverability`; None: half of them.
+        together: how many units are to go together, for `recoverability`; None, or all of them, of
+            which there is but one set: half of them.
     """
     model = model.to(device).eval()
     names = [unit.name for unit in units]
+    half = (len(names) + 1) // 2
 
     def measure(split: Split) -> dict[str, BlockStatistics]:
         sample = subset(split, params.samples, params.seed)
@@ -178,7 +180,7 @@ def gather(
                 names,
                 data,
                 params,
-                together=together or (len(names) + 1) // 2,
+                together=together if together and together < len(names) else half,
             ),
         ),
         seed=params.seed,

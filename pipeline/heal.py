@@ -80,8 +80,9 @@ def repair(
         student.eval()
         measured[ACCURACIES["healed"]] = epochs[-1]["val_accuracy_pct"]
         measured["healing"] = _spent(epochs)
-    # The whole network has lost nothing: it is shipped, and compared with, as it was trained.
-    shipped = heal.ship if level["removed"] else AS_PLANNED
+    # The whole network has lost nothing: it is shipped, and compared with, as it was trained. A
+    # level that has lost its batch norms with its blocks has none to re-estimate.
+    shipped = heal.ship if level["removed"] and heal.ship in networks else AS_PLANNED
     return networks, {**{key: level[key] for key in KEPT}, "shipped": shipped, **measured}
 
 

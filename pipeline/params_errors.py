@@ -29,7 +29,8 @@ def _causes(error: ValidationError) -> list[ErrorDetails]:
 
 
 def _line(error: ErrorDetails, root: type[BaseModel], path: Path) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+    # A part in parentheses is no key but the form of a value that may have several.
+    key = ".".join(part for part in map(str, error["loc"]) if not part.startswith("("))
     if error["type"] == "extra_forbidden":
         *section, last = error["loc"]
         return f"{path}: unknown key {key}{near_matches(str(last), _keys(section, root))}"
@@ -55,6 +56,11 @@ def _keys(section: list[int | str], root: type[BaseModel]) -> list[str]:
 
 
 def _fields(kind: Any) -> dict[str, Any]:
-    """Return {key in the file: type} of a section; nothing for a plain value."""
-    fields = getattr(kind, "model_fields", {})
-    return {field.alias or name: field.annotation for name, field in fields.items()}
+    """Return {key in the file: type} of a section; nothing for a plain value.
+
+    A value that may be a section or something else has the keys of the section.
+    """
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        fields = kind.model_fields
+        return {field.alias or name: field.annotation for name, field in fields.items()}
+    return {key: found for form in get_args(kind) for key, found in _fields(form).items()}

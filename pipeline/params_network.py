@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from pipeline.params_section import Section
 
@@ -61,18 +61,37 @@ class PlannedLevel(Section):
     level: int = Field(ge=1)
 
 
+# In parentheses: what `params_errors` does not take for keys.
+REMOVED_BY = {int: "(count)", list: "(blocks)", dict: "(plan)", PlannedLevel: "(plan)"}
+
+
+def _removed_by(value: Any) -> str | None:
+    return "(all)" if value == "all" else REMOVED_BY.get(type(value))
+
+
+Removed = Annotated[
+    Annotated[Literal["all"], Tag("(all)")]
+    | Annotated[int, Field(ge=1), Tag("(count)")]
+    | Annotated[list[str], Field(min_length=1), Tag("(blocks)")]
+    | Annotated[PlannedLevel, Tag("(plan)")],
+    Discriminator(
+        _removed_by,
+        custom_error_type="removed",
+        custom_error_message=(
+            "Input should be 'all', a number of blocks, a list of blocks, or "
+            "{plan: a file metrics/plan/<variant>.json, level: a number}"
+        ),
+    ),
+]
+
+
 class Strategy(Section):
     """Whether and when blocks go while the network trains (see `pipeline.strategies`)."""
 
     name: Literal["penalty", "progressive", "anneal", "remove_first", "shallow", "explore"] = (
         "penalty"
     )
-    remove: (
-        Literal["all"]
-        | Annotated[int, Field(ge=1)]
-        | Annotated[list[str], Field(min_length=1)]
-        | PlannedLevel
-    ) = "all"
+    remove: Removed = "all"
     order: Literal["auto", Criterion] = "auto"
     until: float | None = Field(default=None, ge=0, lt=1)
 

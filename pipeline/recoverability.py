@@ -10,6 +10,7 @@ some sets, measured on the same images, is explained by who was missing,
 and the least-squares v_k is what block k adds to the loss when it goes.
 """
 
+import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from models.errors import ShoalError
 from models.surgery import left_out
 
 ROUNDS = 3  # how often every block is missing from every place of a set
@@ -109,9 +111,12 @@ def recoverability(
         names: its removable blocks.
         learned: training batches, images (b, c, h, w) and labels (b,), on the model's device.
         judged: the batches on which the losses are compared.
-        size: how many blocks a set has.
+        size: how many blocks a set has. Where that is all of them there is nothing to compare.
         learning_rate: of SGD with momentum 0.9.
         seed: of the sets.
+
+    Raises:
+        ShoalError: the losses are not finite, because training on diverged.
     """
     generator = random.Random(seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=0.9)
@@ -123,4 +128,11 @@ def recoverability(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     subsets = balanced_subsets(names, size, seed)
-    return marginal_losses(names, subsets, losses_without(model, subsets, judged))
+    losses = losses_without(model, subsets, judged)
+    if not all(map(math.isfinite, losses)):
+        raise ShoalError(
+            "recoverability: the loss without some of the blocks is not finite; lower "
+            f"score.recovery_learning_rate (now {learning_rate:g}) or set score.recovery_images "
+            "to 0; lower train.learning_rate where the network was still in training"
+        )
+    return marginal_losses(names, subsets, losses)

@@ -119,14 +119,15 @@ def as_planned(strategy: Strategy) -> Strategy:
         levels = {
             level["level"]: level["removed"] for level in read_json(Path(wanted.plan))["levels"]
         }
-    except (KeyError, TypeError) as e:
+        deepest = max(levels)
+    except (KeyError, TypeError, ValueError, IsADirectoryError) as e:
         raise ParamsError(
             f"strategy.remove.plan = {wanted.plan!r} is no plan; it takes a file that the stage "
             "plan wrote: metrics/plan/<variant>.json"
         ) from e
     if wanted.level not in levels:
         raise ParamsError(
-            f"strategy.remove.level = {wanted.level}, but {wanted.plan} ends at {max(levels)}"
+            f"strategy.remove.level = {wanted.level}, but {wanted.plan} ends at {deepest}"
         )
     return strategy.model_copy(update={"remove": levels[wanted.level]})
 

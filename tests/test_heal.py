@@ -104,6 +104,14 @@ def test_a_network_without_batch_norm_has_no_such_column(data: Dataset) -> None:
     require_repairable(Heal(ship="healed", epochs=1), model)
 
 
+def test_a_level_whose_batch_norms_went_with_its_blocks_is_shipped_as_planned(
+    data: Dataset,
+) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(32 * 32, 10)).eval()
+    networks, entry = repair(network, LEVEL, Heal(ship="batch_norm"), data, CPU, never)
+    assert list(networks) == [entry["shipped"]] == ["removed"]
+
+
 def test_fine_tuning_is_the_variants_training_without_what_removes_blocks() -> None:
     variant = settings(penalty={"lambda": 5.0}, strategy={"name": "anneal"}, mixup_alpha=0.2)
     params = Heal(epochs=2, learning_rate=0.003, distill=HealDistill(weight=0.7, temperature=2.0))

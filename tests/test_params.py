@@ -101,6 +101,17 @@ def test_the_penalty_keeps_its_name_in_files() -> None:
             "not by criterion 'msw'; set criterion: auto, or search: greedy",
         ),
         ("latency_budget_ms: null", "latency_budget_ms: 0.0", "should be greater than 0"),
+        (
+            "lambda: 3.0}}",
+            "lambda: 3.0}, strategy: {remove: al}}",
+            "variants.lacoot.train.strategy.remove = 'al': Input should be 'all', a number of",
+        ),
+        ("lambda: 3.0}}", "lambda: 3.0}, strategy: {remove: 0}}", "strategy.remove = 0: Input sho"),
+        (
+            "lambda: 3.0}}",
+            "lambda: 3.0}, strategy: {remove: {plan: a.json, levle: 2}}}",
+            "unknown key variants.lacoot.train.strategy.remove.levle; did you mean 'level'?",
+        ),
         ("mode: paper", "mode: offical", "method.mode = 'offical'"),
         (
             "lambda: 3.0}}",

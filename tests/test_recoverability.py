@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from trainings import assert_same_weights, fresh
 
+from models.errors import ShoalError
 from models.surgery import bypass
 from pipeline.recoverability import (
     balanced_subsets,
@@ -122,3 +123,13 @@ def test_what_cannot_be_recovered_from_is_found() -> None:
     values = recoverability(model, list(blocks), data[:16], data[16:], **options)
     assert max(values, key=lambda name: values[name]) == "vital"
     assert values["vital"] - max(values["idle"], values["other"]) > 0.3
+
+
+def test_a_training_that_diverged_is_told() -> None:
+    model = nn.Sequential(OrderedDict(a=Scales(), b=Scales(), head=nn.Linear(2, 2)))
+    learned = [(torch.ones(4, 2), torch.zeros(4, dtype=torch.long))] * 8
+    options = {"size": 1, "learning_rate": 1e30, "seed": 0}
+    with pytest.raises(
+        ShoalError, match=r"not finite; lower score\.recovery_learning_rate \(now 1e"
+    ):
+        recoverability(model, ["a", "b"], learned, learned[:1], **options)

@@ -225,9 +225,13 @@ def test_a_plan_names_the_blocks(tmp_path: Path) -> None:
     deeper = Strategy(name="anneal", remove={"plan": str(plan), "level": 7})
     with pytest.raises(ParamsError, match=r"level = 7, but .*plan.json ends at 2"):
         as_planned(deeper)
-    plan.write_text("[]", encoding="utf-8")
-    with pytest.raises(ParamsError, match="is no plan; it takes a file that the stage plan wrote"):
-        as_planned(wanted)
+    for content in ("[]", '{"levels": []}'):
+        plan.write_text(content, encoding="utf-8")
+        with pytest.raises(ParamsError, match="is no plan; it takes a file that the stage plan"):
+            as_planned(wanted)
+    folder = Strategy(name="anneal", remove={"plan": str(tmp_path), "level": 2})
+    with pytest.raises(ParamsError, match="is no plan; it takes a file that the stage plan"):
+        as_planned(folder)
     plan.unlink()
     with pytest.raises(ArtifactError, match="is missing"):
         as_planned(wanted)

@@ -11,7 +11,7 @@ from models.surgery import bypass
 from models.units import block_units
 from models.zoo import create
 from pipeline.activations import BlockStatistics, measure_blocks
-from pipeline.criteria import CRITERIA, Evidence, OnDemand
+from pipeline.criteria import CRITERIA, Evidence, OnDemand, gather
 from pipeline.data import Dataset, batches, load, subset
 from pipeline.evaluate import accuracy_pct
 from pipeline.params import Score
@@ -61,6 +61,18 @@ def test_leave_one_out_is_the_accuracy_lost(scored: tuple) -> None:
 
     expected = accuracy(model) - accuracy(bypass(model, [names[0]]))
     assert result["scores"]["leave_one_out"][names[0]] == pytest.approx(expected)
+
+
+def test_recoverability_compares_units_also_where_all_of_them_are_to_go(scored: tuple) -> None:
+    model, names, data, _ = scored
+    units = [u for u in block_units(model, torch.zeros(2, 1, 32, 32)) if u.removable]
+    few = Score(samples=2, projections=1, recovery_images=0)
+    of_all, of_half = (
+        CRITERIA["recoverability"](gather(model, units, data, few, CPU, together=together))
+        for together in (len(names), None)
+    )
+    assert of_all == of_half
+    assert max(of_all.values()) - min(of_all.values()) > 1e-3
 
 
 def test_random_scores_follow_the_seed() -> None:
