@@ -24,16 +24,27 @@ from typing import Any
 import torch
 
 from benchmarks.penalty import by_distance, penalised
-from benchmarks.trials import TASKS, Outcome, Results, after_removal, images_of, test_pct, training
+from benchmarks.trials import (
+    TASKS,
+    Outcome,
+    Results,
+    after_removal,
+    images_of,
+    loader,
+    test_pct,
+    training,
+)
 from pipeline.criteria import CRITERIA, gather
-from pipeline.data import subset
+from pipeline.data import Dataset, subset
 from pipeline.devices import pick_device
 from pipeline.method import select_units
 from pipeline.networks import create_network
 from pipeline.params import Method, Score, Strategy, Train
-from pipeline.train import MONITORED_IMAGES, train
+from pipeline.replacement import fit
+from pipeline.search import removal_order
+from pipeline.train import MONITORED_IMAGES, REPLACEMENT_IMAGES, train
 
-TRIAL_IMAGES, TRIAL_ROUNDS = 1024, 3
+TRIAL_IMAGES, TRIAL_ROUNDS = 768, 2
 PLAIN = "plain training"
 DISTILLED = {"distill": {"weight": 0.5, "temperature": 4.0}}
 
@@ -51,6 +62,7 @@ SCRATCH: Ways = {
     "penalty, λ = 3, power": penalised(3.0, estimator="power"),
     "progressive, λ = 3, power": penalised(3.0, estimator="power") | strategy("progressive"),
     "remove_first": strategy("remove_first", until=0.4),
+    "remove_first, linear maps": strategy("remove_first", until=0.4, replacement="linear"),
     "anneal": strategy("anneal"),
     "explore": strategy("explore"),
     "shallow": strategy("shallow", order="random"),
@@ -64,9 +76,13 @@ FINE_TUNED: Ways = {
     "remove_first, random": strategy("remove_first", order="random"),
     "remove_first, block influence": strategy("remove_first"),
     "remove_first, deepest first": strategy("remove_first", order="deepest_first"),
+    "remove_first, linear maps": strategy("remove_first", replacement="linear"),
+    "remove_first, deepest first, linear maps": strategy(
+        "remove_first", order="deepest_first", replacement="linear"
+    ),
     "anneal": strategy("anneal"),
     "explore until 0.2": strategy("explore", until=0.2),
-    "explore until 0.2, distilled": strategy("explore", until=0.2) | DISTILLED,
+    "explore until 0.1, linear maps": strategy("explore", until=0.1, replacement="linear"),
     "shallow (from scratch)": strategy("shallow", order="random"),
 }
 WAYS = {"resnet18": SCRATCH, "efficientnet_lite0": FINE_TUNED}
@@ -86,9 +102,7 @@ def main() -> None:
         for way, wanted in ways.items():
             for depth in depths(task, wanted):
                 name = f"{task} {way} {depth}"
-                epochs = results.get(
-                    f"{name} epochs", partial(equal_epochs, results, task, way, depth)
-                )
+                epochs = results.get(f"{name} epochs", partial(equal_epochs, task, way, depth))
                 compute = partial(measure, task, way, depth, epochs, seed)
                 results.get(f"{name} {seed}", compute)
 
@@ -141,79 +155,63 @@ def accuracies(outcome: Outcome, depth: int) -> dict[str, Any]:
     }
 
 
-def equal_epochs(results: Results, task: str, way: str, depth: int) -> int:
+def equal_epochs(task: str, way: str, depth: int) -> int:
     """Return how many epochs a way may take to cost what plain training costs."""
-    recipe = TASKS[task].recipe
-    trial: dict[str, float] = results.get(f"{task} trial", partial(seconds_per_image, task))
-    per_epoch: dict[str, float] = {
-        name: value * recipe["images_per_epoch"] for name, value in trial.items()
-    }
-    budget: float = recipe["epochs"] * per_epoch[f"{PLAIN} 0"]
-    choosing = choosing_seconds(task, WAYS[task][way], depth) if depth else 0.0
-    return max(1, math.floor((budget - choosing) / per_epoch[f"{way} {depth}"] + 0.05))
-
-
-def seconds_per_image(task: str) -> dict[str, float]:
-    """Return the CPU seconds per image of every way and depth, from trials taken in turn."""
     images = images_of(task)
     few = subset(images.train, TRIAL_IMAGES, seed=0)
     images = dataclasses.replace(images, train=few, validation=subset(few, 64, seed=0))
-    found: dict[str, list[float]] = {}
-    for _ in range(TRIAL_ROUNDS):
-        for way, wanted in WAYS[task].items():
-            for depth in depths(task, wanted):
-                seconds = _trial(task, changes(wanted, depth), images)
-                found.setdefault(f"{way} {depth}", []).append(seconds / TRIAL_IMAGES)
-    return {name: min(values) for name, values in found.items()}  # all else only slows down
+    plain, own = [], []
+    for _ in range(TRIAL_ROUNDS):  # in turn; all else that runs only slows down
+        plain.append(trial_seconds(task, {}, images))
+        own.append(trial_seconds(task, changes(WAYS[task][way], depth), images))
+    recipe = TASKS[task].recipe
+    epoch = min(plain) * recipe["images_per_epoch"] / TRIAL_IMAGES
+    budget: float = recipe["epochs"] - (choosing_seconds(task, way, depth) / epoch if depth else 0.0)
+    return max(1, math.floor(budget * min(plain) / min(own) + 0.05))
 
 
-def _trial(task: str, own: dict[str, Any], images: Any) -> float:
+def trial_seconds(task: str, own: dict[str, Any], images: Dataset) -> float:
     """Return the CPU seconds of one short epoch, in which blocks are chosen at no cost."""
     torch.set_num_threads(1)
-    model, spec, images = create_network(TASKS[task].model, images)
-    recipe = {
-        "penalty": {"lambda": 0.0},
-        **TASKS[task].recipe,
-        **own,
-        "epochs": 1,
-        "images_per_epoch": None,
-    }
+    recipe = {"penalty": {"lambda": 0.0}, **TASKS[task].recipe, **own}
+    recipe |= {"epochs": 1, "images_per_epoch": None}
     if "strategy" in recipe:
-        recipe["strategy"] = recipe["strategy"] | {"order": "deepest_first"}
+        recipe["strategy"] = recipe["strategy"] | {
+            "order": "deepest_first",
+            "replacement": "identity",
+        }
     teacher = create_network(TASKS[task].model, images)[0] if "distill" in own else None
-    units = select_units(Method(), model, spec.example()).removable
+    first = dataclasses.replace(images, train=subset(images.train, 64, seed=0))
     with tempfile.TemporaryDirectory() as folder:
-        train(  # once without the clock: the first pass through a network is slower
-            *(model, dataclasses.replace(images, train=subset(images.train, 64, seed=0))),
-            *(Train.model_validate(recipe), units),
-            device=pick_device(),
-            checkpoint=Path(folder) / "first",
-            log=lambda _: None,
-            teacher=teacher,
-        )
-        model = create_network(TASKS[task].model, images)[0]
-        started = time.process_time()
-        train(
-            *(model, images, Train.model_validate(recipe), units),
-            device=pick_device(),
-            checkpoint=Path(folder) / "state",
-            log=lambda _: None,
-            teacher=teacher,
-        )
+        for split in (first, images):  # once without the clock: a first pass is slower
+            model, spec, _ = create_network(TASKS[task].model, images)
+            units = select_units(Method(), model, spec.example()).removable
+            started = time.process_time()
+            train(
+                *(model, split, Train.model_validate(recipe), units),
+                device=pick_device(),
+                checkpoint=Path(folder) / f"{len(split.train)}.pt",
+                log=lambda _: None,
+                teacher=teacher,
+            )
         return time.process_time() - started
 
 
-def choosing_seconds(task: str, way: Mapping[str, Any], depth: int) -> float:
-    """Return the CPU seconds that it takes to choose the blocks once."""
-    wanted = Strategy.model_validate(way["strategy"])
+def choosing_seconds(task: str, way: str, depth: int) -> float:
+    """Return the CPU seconds that it takes to choose blocks and to fit what stands in for them."""
+    wanted = Strategy.model_validate(WAYS[task][way]["strategy"])
     model, spec, images = create_network(TASKS[task].model, images_of(task))
     units = select_units(Method(), model, spec.example()).removable
     ranking = Score(samples=MONITORED_IMAGES, projections=50, recovery_images=0)
     started = time.process_time()
     evidence = gather(model, units, images, ranking, pick_device(), together=depth)
-    CRITERIA[wanted.criterion](evidence)
+    names = removal_order(CRITERIA[wanted.criterion](evidence))[:depth]
     once = time.process_time() - started
-    return once * (depth if wanted.name == "progressive" else 1)
+    if wanted.replacement != "identity":
+        some = subset(images.train, REPLACEMENT_IMAGES, seed=0)
+        fit(model.eval(), names, wanted.replacement, (x for x, _ in loader(some, images)))
+    fitting = time.process_time() - started - once
+    return fitting + once * (depth if wanted.name == "progressive" else 1)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.replacements import blank_maps
 from models.surgery import bypass, take_out
 from models.units import Unit
 from pipeline import data
@@ -152,8 +153,8 @@ def training(
         record = {"key": key, "task": task, "recipe": recipe, "removed": gone}
         _train(model, images, units, record, folder, teacher)
     record = read_json(folder / "record.json")
-    take_out(model, record["removed"])
     state = torch.load(folder / "model.pt", map_location=pick_device(), weights_only=True)
+    take_out(model, record["removed"], blank_maps(record["maps"], state))
     model.load_state_dict(state, strict=True)
     return Outcome(model.eval(), units, images, record)
 
@@ -191,6 +192,7 @@ def _train(
     )
     record |= {
         "removed": [*record["removed"], *trained.removed],
+        "maps": trained.maps,
         "cpu_seconds": time.process_time() - started,
         "images_seen": sum(entry["images_seen"] for entry in trained.history),
         "macs_spent": sum(entry["macs_spent"] for entry in trained.history),

@@ -20,6 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from models.calls import Call, Calls, record_calls
+from models.replacements import ChannelMap
 
 LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -47,6 +48,7 @@ def find_blocks(model: nn.Module, example: Tensor) -> list[Block]:
     """
     calls = record_calls(model, example)
     names = _block_names(model, calls) or _weighted_layers(model)
+    names = [n for n in names if not isinstance(model.get_submodule(n), ChannelMap)]
     order = {name: position for position, name in enumerate(calls)}
     names.sort(key=lambda name: order.get(name, len(order)))  # those never called come last
     return [_judge(name, calls.get(name, [])) for name in names]

@@ -5,7 +5,7 @@ The last is the linear replacement of TOAST (arXiv 2410.04941) and ReplaceMe (ar
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import safetensors
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.errors import ArtifactError
+from models.surgery import module_paths
 
 
 class ChannelMap(nn.Module):
@@ -64,6 +65,36 @@ def channel_axis(block: nn.Module, shape: torch.Size) -> int:
     if second != last:
         return 1 if second > last else ndim - 1
     return 1 if ndim == 4 else ndim - 1
+
+
+def maps_in(network: nn.Module, names: Iterable[str]) -> dict[str, ChannelMap]:
+    """Return the maps that stand in for blocks of a network, by the block's name.
+
+    Args:
+        network: with blocks taken out.
+        names: those blocks; the ones that the identity stands in for are left out.
+    """
+    places = {name: network.get_submodule(module_paths(name)[0]) for name in names}
+    return {name: found for name, found in places.items() if isinstance(found, ChannelMap)}
+
+
+def blank_maps(axes: Mapping[str, int], state: Mapping[str, Tensor]) -> dict[str, ChannelMap]:
+    """Return maps of zeros, of the form that they have in a network's state.
+
+    Args:
+        axes: the dimension of the channels, by the block's name.
+        state: what the network with its maps is to be loaded from.
+
+    Raises:
+        KeyError: the state has no map in the place of a block.
+    """
+    maps = {}
+    for name, axis in axes.items():
+        place = module_paths(name)[0]
+        weight, bias = state.get(f"{place}.weight"), state[f"{place}.bias"]
+        zeros = None if weight is None else torch.zeros_like(weight)
+        maps[name] = ChannelMap(zeros, torch.zeros_like(bias), axis)
+    return maps
 
 
 def save(stand_ins: Mapping[str, ChannelMap], path: Path) -> None:

@@ -24,6 +24,7 @@ from models.errors import (
     near_matches,
 )
 from models.published import published_weights
+from models.replacements import blank_maps
 from models.resnet_cifar import ResNetCifar
 from models.surgery import take_out
 from models.weights import Weights, load_into, read_weights
@@ -43,6 +44,7 @@ class ModelSpec:
     options: dict[str, Any] = field(default_factory=dict)
     initial_weights: str = "random"  # what its training started from
     removed: list[str] = field(default_factory=list)  # blocks taken out while it trained
+    maps: dict[str, int] = field(default_factory=dict)  # of these, by a map along this axis
 
     def example(self, batch: int = 2) -> Tensor:
         """Return a batch of zeros of the input's shape, (batch, in_chans, size, size)."""
@@ -190,11 +192,11 @@ def load(folder: Path) -> tuple[nn.Module, ModelSpec]:
         spec = ModelSpec(**json.loads((folder / "model.json").read_text(encoding="utf-8")))
         state = load_file(folder / "weights.safetensors")
         model = create(spec.name, spec.num_classes, in_chans=spec.in_chans, **spec.options)
-        take_out(model, spec.removed)
+        take_out(model, spec.removed, blank_maps(spec.maps, state))
         model.load_state_dict(state, strict=True)
     except FileNotFoundError as e:
         raise ArtifactError(f"{e.filename or folder} is missing; `dvc repro` makes it") from e
-    except (json.JSONDecodeError, TypeError, SafetensorError, RuntimeError) as e:
+    except (json.JSONDecodeError, TypeError, KeyError, SafetensorError, RuntimeError) as e:
         raise ArtifactError(f"{folder} holds no usable network ({e}); train it again") from e
     return model.eval(), spec
 

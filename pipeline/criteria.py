@@ -26,7 +26,7 @@ from pipeline.recoverability import recoverability
 
 BATCH = 256
 LEARNING_BATCH = 64
-JUDGED_IMAGES = 256  # on which sets of left-out blocks are compared
+JUDGED_IMAGES = 128  # on which sets of left-out blocks are compared
 T = TypeVar("T")
 
 

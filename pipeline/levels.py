@@ -4,14 +4,12 @@
 given by its entry in the metrics of `plan` or `heal`.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 
 from models import replacements, zoo
-from models.replacements import ChannelMap
-from models.surgery import bypass, module_paths
+from models.surgery import bypass
 from pipeline.artifacts import artifacts_dir
 from pipeline.repairs import Level, is_repaired
 
@@ -54,12 +52,3 @@ def shipped_network(model: nn.Module, variant: str, level: Level) -> nn.Module:
 def repaired_weights(folder: Path, level: Level) -> Path:
     """Return the file in the output folder of `heal` that holds a repaired level's weights."""
     return folder / f"level_{level['level']}.safetensors"
-
-
-def stand_ins(network: nn.Module, removed: Sequence[str]) -> dict[str, ChannelMap]:
-    """Return what stands in for the removed blocks of a level's network, by the block's name.
-
-    Those that the identity stands in for are left out.
-    """
-    places = {name: network.get_submodule(module_paths(name)[0]) for name in removed}
-    return {name: found for name, found in places.items() if isinstance(found, ChannelMap)}

@@ -94,6 +94,16 @@ class Strategy(Section):
     remove: Removed = "all"
     order: Literal["auto", Criterion] = "auto"
     until: float | None = Field(default=None, ge=0, lt=1)
+    replacement: Literal["identity", "bias", "affine", "linear"] = "identity"
+
+    @model_validator(mode="after")
+    def _fades_towards_what_stays(self) -> "Strategy":
+        if self.name == "anneal" and self.replacement != "identity":
+            raise ValueError(
+                f"replacement {self.replacement!r}: 'anneal' fades blocks towards the identity, "
+                "which then stands in for them; leave replacement out or take another strategy"
+            )
+        return self
 
     @property
     def gone_at(self) -> float:

@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from models.errors import ShoalError
 from models.surgery import left_out
 
-ROUNDS = 3  # how often every block is missing from every place of a set
+ROUNDS = 2  # how often every block is missing from every place of a set
 
 
 def balanced_subsets(

@@ -11,14 +11,17 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from models.errors import BlockError, ParamsError, near_matches
+from models.replacements import ChannelMap, blank_maps, maps_in
 from models.surgery import left_out, module_paths, take_out
 from models.units import Unit
 from pipeline.artifacts import read_json
 from pipeline.criteria import CRITERIA, Evidence
 from pipeline.params import PlannedLevel, Strategy
+from pipeline.replacement import StandIns
 from pipeline.strategies import STRATEGIES
 
 Measure = Callable[[Sequence[Unit], int], Evidence]
+Fit = Callable[[Sequence[str]], StandIns]
 
 
 class Removal:
@@ -30,6 +33,8 @@ class Removal:
         strategy: when and how many go.
         measure: returns the evidence on units of the network as it is, of which so many are to
             go; it decides which.
+        fit: returns what is to stand in for blocks of the network as it is; asked where the
+            strategy says that something does.
 
     Raises:
         BlockError: blocks are to go that there are not.
@@ -41,21 +46,35 @@ class Removal:
         units: Sequence[Unit],
         strategy: Strategy,
         measure: Measure,
+        fit: Fit,
     ) -> None:
-        self.model, self.units, self.strategy, self.measure = model, units, strategy, measure
+        self.model, self.units, self.strategy = model, units, strategy
+        self.measure, self.fit = measure, fit
         self.schedule = STRATEGIES[strategy.name]
         self.count = _count(strategy.remove, [unit.name for unit in units])
         self.gone: list[str] = []
         self.fading: list[str] = []  # chosen already, because they fade before they go
 
-    def advance(self, time: float) -> None:
-        """Take out what is due by `time`, 0..1: the least missed first, as the network is now."""
+    def advance(self, time: float) -> list[ChannelMap]:
+        """Take out what is due by `time`, 0..1: the least missed first, as the network is now.
+
+        Returns:
+            The maps that stand in for it: new parameters of the network.
+        """
         due = self.schedule.gone(time, self.strategy.gone_at, self.count)
-        if due > len(self.gone):
-            names = (self.fading or self._ranked())[: due - len(self.gone)]
-            take_out(self.model, names)
-            self.gone += names
-            self.fading = [name for name in self.fading if name not in names]
+        if due <= len(self.gone):
+            return []
+        names = (self.fading or self._ranked())[: due - len(self.gone)]
+        stand_ins = {} if self.strategy.replacement == "identity" else self.fit(names)
+        take_out(self.model, names, stand_ins)
+        self.gone += names
+        self.fading = [name for name in self.fading if name not in names]
+        return list(maps_in(self.model, names).values())
+
+    @property
+    def maps(self) -> dict[str, ChannelMap]:
+        """Return the maps that stand in for blocks that are gone, in the order of going."""
+        return maps_in(self.model, self.gone)
 
     @contextmanager
     def faded(self, time: Callable[[], float]) -> Iterator[None]:
@@ -81,12 +100,19 @@ class Removal:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a continued run needs."""
-        return {"gone": self.gone, "fading": self.fading}
+        axes = {name: stand_in.axis for name, stand_in in self.maps.items()}
+        return {"gone": self.gone, "fading": self.fading, "axes": axes}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` returned: the same blocks leave the network."""
+    def load_state_dict(self, state: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+        """Take up what `state_dict` returned: the same blocks leave the network.
+
+        Args:
+            state: of a removal.
+            weights: the network's state from then; it tells the form of the maps in it, which are
+                to be loaded afterwards.
+        """
         self.gone, self.fading = list(state["gone"]), list(state["fading"])
-        take_out(self.model, self.gone)
+        take_out(self.model, self.gone, blank_maps(state["axes"], weights))
 
     def _ranked(self) -> list[str]:
         """Return the candidates that are still there, the least missed first."""

@@ -11,7 +11,7 @@ import math
 import pickle
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from models.cost import count_macs
 from models.errors import ArtifactError, ShoalError
+from models.replacements import ChannelMap
 from models.surgery import left_out
 from models.units import Unit
 from pipeline.activations import measure_blocks
@@ -38,11 +39,13 @@ from pipeline.params import Score, Train
 from pipeline.progress import progress
 from pipeline.regularizer import block_penalty
 from pipeline.removal import Removal
+from pipeline.replacement import StandIns, fit
 
 EpochLog = dict[str, Any]
 
 MONITORED_IMAGES = 1024  # on which the blocks are measured
 EVALUATION_BATCH = 256
+REPLACEMENT_IMAGES = 256  # on which maps in the place of blocks are fitted
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Trained:
 
     history: list[EpochLog]
     removed: list[str]  # blocks taken out while it trained, in that order
+    maps: dict[str, int]  # of these, those that a map stands in for: the axis of its channels
 
 
 def train(
@@ -96,6 +100,13 @@ def train(
     def measure(units: Sequence[Unit], together: int) -> Evidence:
         return gather(model, units, data, ranking, device, together=together)
 
+    def fit_maps(names: Sequence[str]) -> StandIns:
+        some = subset(data.train, REPLACEMENT_IMAGES, params.seed)
+        loader = batches(some, EVALUATION_BATCH, mean=data.mean, std=data.std, device=device)
+        fitted = fit(model.eval(), names, params.strategy.replacement, (x for x, _ in loader))
+        model.train()
+        return fitted
+
     run = _Run(
         model=model,
         data=data,
@@ -107,7 +118,7 @@ def train(
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         estimator=ESTIMATORS[params.penalty.estimator](params.penalty.projections),
         history=[],
-        removal=Removal(model, blocks, params.strategy, measure),
+        removal=Removal(model, blocks, params.strategy, measure, fit_maps),
         task=from_labels,
     )
     if teacher is not None:
@@ -123,7 +134,8 @@ def train(
         run.history.append(entry)
         run.save(checkpoint)
         log(entry)
-    return Trained(run.history, run.removal.gone)
+    axes = {name: stand_in.axis for name, stand_in in run.removal.maps.items()}
+    return Trained(run.history, run.removal.gone, axes)
 
 
 @dataclass
@@ -177,7 +189,7 @@ class _Run:
             )
             for step, (batch, labels) in enumerate(bar):
                 self.elapsed = (epoch * steps + step) / (params.epochs * steps)
-                self.removal.advance(self.elapsed)
+                self.learn_too(self.removal.advance(self.elapsed))
                 rate = learning_rate(self.elapsed, params)
                 with self.removal.sampled(choice) as absent:
                     sums += self.step(batch, labels, rate, penalty)
@@ -197,6 +209,11 @@ class _Run:
             "images_seen": len(images),
             "macs_spent": spent,
         }
+
+    def learn_too(self, maps: Iterable[ChannelMap]) -> None:
+        """Let the optimiser know of maps that have come into the network."""
+        for stand_in in maps:
+            self.optimizer.add_param_group({"params": list(stand_in.parameters())})
 
     def step(
         self, images: Tensor, labels: Tensor, rate: float, penalty: Callable[[], Tensor]
@@ -316,7 +333,8 @@ class _Run:
     def resume(self, checkpoint: Path) -> None:
         try:
             state = torch.load(checkpoint, map_location=self.device, weights_only=True)
-            self.removal.load_state_dict(state["removal"])
+            self.removal.load_state_dict(state["removal"], state["model"])
+            self.learn_too(self.removal.maps.values())
             self.model.load_state_dict(state["model"], strict=True)
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.cost import count_macs, count_parameters
+from models.replacements import maps_in
 from models.surgery import put_back
 from pipeline.artifacts import artifacts_dir, metrics_path, read_json, replace_dir, write_json
 from pipeline.channel_maps import as_maps
@@ -21,7 +22,7 @@ from pipeline.data import Dataset, Split, batches, subset
 from pipeline.engines import onnxruntime
 from pipeline.evaluate import accuracy_pct
 from pipeline.export import export_onnx
-from pipeline.levels import shipped_network, stand_ins
+from pipeline.levels import shipped_network
 from pipeline.method import select_units
 from pipeline.networks import load_trained
 from pipeline.params import Collapse, load_params
@@ -50,7 +51,7 @@ def main(variant: str) -> None:
                 units = select_units(method, model, example).units
                 source = export_onnx(whole, example, folder / "whole.onnx", blocks=units)
                 made_by = "export"
-            report = collapse_onnx(source, target, removed, as_maps(stand_ins(shallow, removed)))
+            report = collapse_onnx(source, target, removed, as_maps(maps_in(shallow, removed)))
             measured = measure_level(target, shallow, report, data=data, params=params.collapse)
             levels.append({"level": healed["level"], "made_by": made_by, **measured})
             print(

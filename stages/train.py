@@ -80,7 +80,8 @@ def main(variant: str) -> None:
         )
         history = trained.history
         with replace_dir(artifacts_dir("train", variant)) as folder:
-            zoo.save(folder, dataclasses.replace(spec, removed=trained.removed), model)
+            shallow = dataclasses.replace(spec, removed=trained.removed, maps=trained.maps)
+            zoo.save(folder, shallow, model)
         metrics = {
             "variant": variant,
             **configuration,

@@ -187,6 +187,10 @@ def test_the_shipped_graphs_are_the_networks_that_were_planned(project: Project)
             assert graph["val_accuracy_pct"] == pytest.approx(plan["val_accuracy_pct"], abs=0.2)
 
 
+def _is_bare(level: dict[str, Any]) -> bool:
+    return level["replacement"] == "identity"
+
+
 def test_tensorrt_rtx_engines_shrink_with_the_level_and_hold_their_precision(
     project: Project,
 ) -> None:
@@ -196,7 +200,10 @@ def test_tensorrt_rtx_engines_shrink_with_the_level_and_hold_their_precision(
     engines = [level["engines"] for level in metrics["levels"]]
     sizes = [own["fp32"]["tensorrt_rtx"]["bytes"] for own in engines]
     assert len(sizes) == LEVELS
-    assert sizes == sorted(sizes, reverse=True)
+    levels = project.json("metrics", "heal", "lacoot.json")["levels"]
+    bare = [size for size, level in zip(sizes, levels, strict=True) if _is_bare(level)]
+    assert len(bare) > 1  # a map in the place of a block has a kernel of its own
+    assert bare == sorted(bare, reverse=True)
     for own in engines:
         held = {p: own[p]["tensorrt_rtx"]["evidence"]["weight_bytes"] for p in PRECISIONS}
         whole = sum(held["fp32"].values())

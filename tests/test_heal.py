@@ -20,12 +20,13 @@ from models import zoo
 from models.cost import count_macs
 from models.errors import ArtifactError, ParamsError
 from models.replacements import load as load_stand_ins
+from models.replacements import maps_in
 from models.surgery import bypass
 from pipeline.data import Dataset, batches, load, subset
 from pipeline.engines.onnxruntime import runner
 from pipeline.evaluate import accuracy_pct, reestimate_batch_norm
 from pipeline.heal import chosen_level, fine_tuning, repair, require_repairable
-from pipeline.levels import planned_network, shipped_network, stand_ins
+from pipeline.levels import planned_network, shipped_network
 from pipeline.networks import load_trained
 from pipeline.onnx_graph import load_onnx, read_boundaries
 from pipeline.params import Distill, Heal, HealDistill, Plan, Strategy, load_params
@@ -297,7 +298,7 @@ def test_a_repaired_levels_graph_is_the_repaired_network(
         assert compare(network(images).detach().numpy(), logits).max_rel < 1e-4
         assert compare(as_planned, logits).max_rel > 1e-2
         assert_same_weights(shipped_network(model, "dense", entry), network)
-        assert list(stand_ins(network, removed)) == removed
+        assert list(maps_in(network, removed)) == removed
         assert level["val_accuracy_pct"] == pytest.approx(entry[measured], abs=0.5)
         there = {"layer3.1", "layer4.1"} - {*removed}
         assert {b.name for b in read_boundaries(load_onnx(graph)).values() if not b.reason} == there

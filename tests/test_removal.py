@@ -1,5 +1,6 @@
 """Blocks that leave while a network trains: when, which, and the same again after a stop."""
 
+import copy
 import json
 import random
 from pathlib import Path
@@ -16,7 +17,9 @@ from models import zoo
 from models.blocks import find_blocks
 from models.cost import count_macs
 from models.errors import ArtifactError, BlockError, ParamsError
+from models.replacements import ChannelMap, maps_in
 from models.surgery import Bypass, bypass
+from pipeline import replacement
 from pipeline.activations import BlockStatistics
 from pipeline.criteria import Evidence
 from pipeline.data import Dataset, load
@@ -42,6 +45,15 @@ def run(data: Dataset, checkpoint: Path, log=lambda _: None, recipe=None, **stra
     return model, train(model, data, params, blocks, **options)
 
 
+SPEC = {
+    "name": "resnet18_cifar",
+    "num_classes": 10,
+    "in_chans": 1,
+    "image_size": 32,
+    "mean": [0.5],
+    "std": [0.5],
+    "classes": list("abcdefghij"),
+}
 NAMES = [unit.name for unit in fresh()[1]]
 
 
@@ -85,12 +97,16 @@ def test_before_the_first_step_is_the_shallow_network_itself(data: Dataset, tmp_
         ("anneal", 0.5, {}),
         ("remove_first", 0.2, {}),
         ("explore", 0.5, {}),
+        ("remove_first", 0.5, {"replacement": "linear"}),
+        ("progressive", 0.5, {"replacement": "affine", "optimizer": "adam", "learning_rate": 1e-3}),
     ],
 )
 def test_a_continued_training_is_the_uninterrupted_one(
     name: str, until: float, recipe: dict, data: Dataset, tmp_path: Path
 ) -> None:
-    strategy = {"recipe": recipe, "name": name, "until": until, "remove": 3}
+    own = {key: recipe[key] for key in recipe if key == "replacement"}
+    recipe = {key: recipe[key] for key in recipe if key != "replacement"}
+    strategy = {"recipe": recipe, "name": name, "until": until, "remove": 3, **own}
     whole, expected = run(data, tmp_path / "whole.pt", **strategy)
 
     class Stopped(Exception):  # noqa: N818
@@ -110,23 +126,52 @@ def test_a_continued_training_is_the_uninterrupted_one(
 
 def test_the_saved_network_lacks_the_blocks_too(data: Dataset, tmp_path: Path) -> None:
     model, trained = run(data, tmp_path / "state.pt", name="remove_first", until=0.5, remove=2)
-    spec = zoo.ModelSpec(
-        name="resnet18_cifar",
-        num_classes=10,
-        in_chans=1,
-        image_size=32,
-        mean=[0.5],
-        std=[0.5],
-        classes=list("abcdefghij"),
-        options={"width": 8},
-        removed=trained.removed,
-    )
+    spec = zoo.ModelSpec(**SPEC, options={"width": 8}, removed=trained.removed)
     zoo.save(tmp_path, spec, model)
     loaded, _ = zoo.load(tmp_path)
     x = torch.randn(3, 1, 32, 32)
     torch.testing.assert_close(loaded(x), model.eval()(x))
     removable = [block.name for block in find_blocks(loaded, IMAGES) if block.removable]
     assert removable == [name for name in NAMES if name not in trained.removed]
+
+
+@pytest.mark.parametrize("kind", ["bias", "affine", "linear"])
+def test_maps_stand_in_are_trained_along_and_are_saved(
+    kind: str, data: Dataset, tmp_path: Path
+) -> None:
+    strategy = {"name": "remove_first", "until": 0.5, "remove": 2, "replacement": kind}
+    model, trained = run(data, tmp_path / "state.pt", recipe={"epochs": 2}, **strategy)
+    assert list(trained.maps) == trained.removed
+    assert set(trained.maps.values()) == {1}
+    maps = maps_in(model, trained.removed)
+    assert [block.name for block in find_blocks(model, IMAGES) if block.removable] == [
+        name for name in NAMES if name not in trained.removed
+    ]
+    spec = zoo.ModelSpec(**SPEC, options={"width": 8}, removed=trained.removed, maps=trained.maps)
+    zoo.save(tmp_path, spec, model)
+    loaded, _ = zoo.load(tmp_path)
+    x = torch.randn(3, 1, 32, 32)
+    torch.testing.assert_close(loaded(x), model.eval()(x))
+    assert all(stand_in.bias.abs().sum() > 0 for stand_in in maps.values())
+
+
+def test_a_map_is_fitted_to_what_its_block_gave_and_then_learns(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = []
+
+    def watched(*arguments):
+        found = replacement.fit(*arguments)
+        fitted.append({n: copy.deepcopy(m.state_dict()) for n, m in found.items()})
+        return found
+
+    monkeypatch.setattr("pipeline.train.fit", watched)
+    strategy = {"name": "remove_first", "until": 0.5, "remove": NAMES[:1], "replacement": "linear"}
+    model, _ = run(data, tmp_path / "state.pt", recipe={"epochs": 2}, **strategy)
+    [first] = fitted
+    for key, value in maps_in(model, NAMES[:1])[NAMES[0]].state_dict().items():
+        assert value.shape == first[NAMES[0]][key].shape
+        assert not torch.equal(value, first[NAMES[0]][key])
 
 
 def test_what_fades_goes_from_the_block_to_the_identity() -> None:
@@ -172,7 +217,10 @@ def removal(model: nn.Module, **strategy: object) -> Removal:
         measured = {u.name: BlockStatistics(0.0, 0.0, 0.0, cosines[u.name]) for u in there}
         return Evidence(measured, measured, {}, {}, seed=0)
 
-    return Removal(model, fresh()[1], Strategy(**strategy), measure)
+    def fit(names):
+        return {name: ChannelMap(torch.ones(8), torch.zeros(8), axis=1) for name in names}
+
+    return Removal(model, fresh()[1], Strategy(**strategy), measure, fit)
 
 
 @pytest.mark.parametrize("order", ["msw", "recoverability", "leave_one_out", "random"])
@@ -262,6 +310,7 @@ def test_blocks_that_there_are_not_are_told() -> None:
         ({"name": "shallow", "until": 0.5}, "'shallow' trains from scratch"),
         ({"name": "remove_first"}, "'remove_first' removes blocks of a trained network"),
         ({"name": "anneal", "remove": 0}, "remove"),
+        ({"name": "anneal", "replacement": "linear"}, "'anneal' fades blocks towards the identity"),
         ({"name": "annealing"}, "annealing"),
     ],
 )
