@@ -24,7 +24,7 @@ from pipeline.activations import measure_blocks
 from pipeline.search import removal_order
 
 LAMBDAS = (1.0, 3.0, 5.0)
-FAMILY_LAMBDAS = {"vit": (0.0, 0.1, 1.0, 5.0), "mobilenetv2": (0.0, 1.0, 5.0)}
+FAMILY_LAMBDAS = {"vit": (0.0, 0.1, 1.0), "mobilenetv2": (0.0, 1.0, 5.0)}
 
 
 def settings() -> Iterator[tuple[str, dict[str, Any]]]:

@@ -69,7 +69,7 @@ WITH_ADAM = FROM_SCRATCH | {
     "epochs": 8,
     "images_per_epoch": 1250,
 }
-WITH_SGD = FROM_SCRATCH | {"learning_rate": 0.05, "images_per_epoch": 1500}
+WITH_SGD = FROM_SCRATCH | {"learning_rate": 0.05, "epochs": 36, "images_per_epoch": 1500}
 TASKS = {
     "resnet18": Task(
         Model(name="resnet18_cifar", options={"width": 16}), 32, 18000, 4000, FROM_SCRATCH
@@ -93,7 +93,7 @@ TASKS = {
         32,
         6000,
         3000,
-        WITH_ADAM,
+        WITH_ADAM | {"epochs": 20},
     ),
 }
 
