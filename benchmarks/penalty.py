@@ -55,9 +55,13 @@ def main() -> None:
     """Measure what has not been measured yet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("seeds", type=int, nargs="+")
+    parser.add_argument("--tasks", nargs="+", default=["resnet18", *FAMILY_LAMBDAS])
+    arguments = parser.parse_args()
     results = Results("penalty")
-    for seed in parser.parse_args().seeds:
+    for seed in arguments.seeds:
         for task, changes in settings():
+            if task not in arguments.tasks:
+                continue
             name = f"{task} {changes} {seed}"
             results.get(name, partial(measure, task, changes, seed))
 

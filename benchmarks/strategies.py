@@ -166,7 +166,8 @@ def equal_epochs(task: str, way: str, depth: int) -> int:
         own.append(trial_seconds(task, changes(WAYS[task][way], depth), images))
     recipe = TASKS[task].recipe
     epoch = min(plain) * recipe["images_per_epoch"] / TRIAL_IMAGES
-    budget: float = recipe["epochs"] - (choosing_seconds(task, way, depth) / epoch if depth else 0.0)
+    choosing = choosing_seconds(task, way, depth) if depth else 0.0
+    budget: float = recipe["epochs"] - choosing / epoch
     return max(1, math.floor(budget * min(plain) / min(own) + 0.05))
 
 

@@ -91,8 +91,13 @@ def _mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndar
 
 def subset(split: Split, n: int, seed: int) -> Split:
     """Return `n` images drawn without replacement, in random order; all of them where n is more."""
-    rows = torch.randperm(len(split), generator=Generator().manual_seed(seed))[:n]
+    rows = drawn(split, n, seed)
     return Split(split.images[rows], split.labels[rows])
+
+
+def drawn(split: Split, n: int, seed: int) -> Int64[Tensor, " k"]:
+    """Return the rows of what `subset` reads into memory: for `batches`, which need not."""
+    return torch.randperm(len(split), generator=Generator().manual_seed(seed))[:n]
 
 
 def batches(
@@ -104,8 +109,11 @@ def batches(
     device: torch.device | str,
     generator: Generator | None = None,
     augment: Augment | None = None,
+    rows: Int64[Tensor, " k"] | None = None,
 ) -> Iterator[tuple[Float32[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
     """Yield every image once, normalised by (x / 255 − mean) / std, with its label, on `device`.
+
+    With `rows` those images alone are what there is.
 
     A CPU `generator` shuffles and feeds `augment`: its state alone decides what comes, on whatever
     device. Without one, images come in order. The last batch may be smaller; a single image left
@@ -115,11 +123,12 @@ def batches(
         raise ValueError("augment draws random numbers; pass a generator")
     device = torch.device(device)
     scale, shift = _normalisation(mean, std, device)
-    for rows in _batch_rows(len(split), batch_size, generator):
-        images = _to(device, split.images[rows])
+    every = torch.arange(len(split)) if rows is None else rows
+    for places in _batch_rows(len(every), batch_size, generator):
+        images = _to(device, split.images[every[places]])
         if augment is not None and generator is not None:
             images = augment(images, generator)
-        yield images.float().mul_(scale).add_(shift), _to(device, split.labels[rows])
+        yield images.float().mul_(scale).add_(shift), _to(device, split.labels[every[places]])
 
 
 def validation_sample(folder: Path, n: int) -> Float32[np.ndarray, "n c h w"]:
@@ -134,9 +143,9 @@ def validation_sample(folder: Path, n: int) -> Float32[np.ndarray, "n c h w"]:
     return images.numpy()
 
 
-def batch_count(split: Split, batch_size: int) -> int:
-    """Return how many batches `batches` yields."""
-    return sum(1 for _ in _batch_rows(len(split), batch_size, None))
+def batch_count(images: int, batch_size: int) -> int:
+    """Return how many batches `batches` makes of so many images."""
+    return sum(1 for _ in _batch_rows(images, batch_size, None))
 
 
 def _normalisation(

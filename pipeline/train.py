@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 
 from models.cost import count_macs
@@ -29,7 +30,7 @@ from pipeline.activations import measure_blocks
 from pipeline.artifacts import replace_file
 from pipeline.augment import augmentation, mixing
 from pipeline.criteria import Evidence, gather
-from pipeline.data import Dataset, Split, batch_count, batches, subset
+from pipeline.data import Dataset, batch_count, batches, drawn, subset
 from pipeline.devices import pick_precision
 from pipeline.distillation import TaskLoss, from_labels, from_teacher
 from pipeline.estimators import ESTIMATORS, Estimator
@@ -171,18 +172,18 @@ class _Run:
         return entry
 
     def train_epoch(self, epoch: int) -> EpochLog:
-        """Pass over the training images once; return the last learning rate and the mean losses."""
+        """Pass over the epoch's images once; return the last learning rate and the mean losses."""
         params = self.params
         torch.manual_seed(self.seed(epoch, 0))  # dropout, drop path
-        images = self.images(epoch)
-        steps = batch_count(images, params.batch_size)
+        rows = self.rows(epoch)
+        steps = batch_count(len(rows), params.batch_size)
         sums = torch.zeros(2, device=self.device)  # task loss, penalty
         rate, spent = params.learning_rate, 0
         choice = random.Random(self.seed(epoch, 3))
         self.model.train()
         with self.penalty(epoch) as penalty:
             bar = progress(
-                self.training_batches(images, epoch),
+                self.training_batches(rows, epoch),
                 f"epoch {epoch + 1}/{params.epochs}",
                 total=steps,
                 unit="batch",
@@ -206,7 +207,7 @@ class _Run:
             "loss": loss,
             "task_loss": task_loss,
             "penalty": mean_penalty,
-            "images_seen": len(images),
+            "images_seen": len(rows),
             "macs_spent": spent,
         }
 
@@ -244,23 +245,27 @@ class _Run:
         with block_penalty(self.model, self.blocks, self.estimator, generator) as value:
             yield value
 
-    def images(self, epoch: int) -> Split:
-        """Return what an epoch learns from: all training images, or as many as it may see."""
-        wanted = self.params.images_per_epoch
-        every = self.data.train
-        return every if wanted is None else subset(every, wanted, self.seed(epoch, 4))
+    def rows(self, epoch: int) -> Int64[Tensor, " k"]:
+        """Return which images an epoch learns from: all, or as many as it may see."""
+        every, wanted = self.data.train, self.params.images_per_epoch
+        if wanted is None:
+            return torch.arange(len(every))
+        return drawn(every, wanted, self.seed(epoch, 4))
 
-    def training_batches(self, images: Split, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def training_batches(
+        self, rows: Int64[Tensor, " k"], epoch: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield augmented images with their labels, which Mixup and CutMix make shares."""
         generator = torch.Generator().manual_seed(self.seed(epoch, 2))
         loader = batches(
-            images,
+            self.data.train,
             self.params.batch_size,
             mean=self.data.mean,
             std=self.data.std,
             device=self.device,
             generator=generator,
             augment=augmentation(self.params),
+            rows=rows,
         )
         mix = mixing(self.params, len(self.data.classes))
         if mix is None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Generator
 
 from models.errors import ArtifactError
-from pipeline.data import Split, batch_count, batches, load, subset
+from pipeline.data import Split, batch_count, batches, drawn, load, subset
 
 PLAIN = {"mean": [0.0], "std": [1 / 255], "device": "cpu"}  # normalised = the pixel itself
 
@@ -112,7 +112,7 @@ def test_every_image_comes_once_with_its_label(n, batch_size, seed, shuffled):
     generator = seeded(seed) if shuffled else None
     got = list(batches(numbered(n), batch_size, **PLAIN, generator=generator))
     sizes = [len(labels) for _, labels in got]
-    assert len(sizes) == batch_count(numbered(n), batch_size)
+    assert len(sizes) == batch_count(n, batch_size)
     assert all(size == batch_size for size in sizes[:-1])
     assert sizes[-1] <= batch_size + 1
     labels = [label for _, batch in got for label in batch.tolist()]
@@ -121,6 +121,24 @@ def test_every_image_comes_once_with_its_label(n, batch_size, seed, shuffled):
         assert labels == list(range(n))
     for images, batch in got:
         assert torch.equal(images[:, 0, 0, 0].round().long(), batch)
+
+
+@given(st.integers(1, 60), st.integers(1, 80), st.integers(0, 2**31), st.booleans())
+def test_drawn_rows_give_what_their_subset_gives(n, wanted, seed, shuffled):
+    split = numbered(n)
+    in_place, copied = (
+        [
+            labels.tolist()
+            for _, labels in batches(
+                source, 7, **PLAIN, generator=seeded(seed) if shuffled else None, rows=rows
+            )
+        ]
+        for source, rows in (
+            (split, drawn(split, wanted, seed)),
+            (subset(split, wanted, seed), None),
+        )
+    )
+    assert in_place == copied
 
 
 @pytest.mark.parametrize(
