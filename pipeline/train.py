@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from models.cost import count_macs
 from models.errors import ArtifactError, ShoalError
 from models.replacements import ChannelMap
-from models.surgery import left_out
 from models.units import Unit
 from pipeline.activations import measure_blocks
 from pipeline.artifacts import replace_file
@@ -41,6 +40,7 @@ from pipeline.progress import progress
 from pipeline.regularizer import block_penalty
 from pipeline.removal import Removal
 from pipeline.replacement import StandIns, fit
+from pipeline.spending import Spending
 
 EpochLog = dict[str, Any]
 
@@ -108,6 +108,7 @@ def train(
         model.train()
         return fitted
 
+    example = torch.zeros((1, data.channels, data.image_size, data.image_size), device=device)
     run = _Run(
         model=model,
         data=data,
@@ -121,11 +122,12 @@ def train(
         history=[],
         removal=Removal(model, blocks, params.strategy, measure, fit_maps),
         task=from_labels,
+        spending=Spending(model, example),
     )
     if teacher is not None:
         teacher.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         run.task = from_teacher(teacher, params.distill, dtype)
-        run.teacher_macs = count_macs(teacher, run.example())
+        run.spending.besides = count_macs(teacher, example)
     if checkpoint.exists():
         run.resume(checkpoint)
         for entry in run.history:
@@ -155,10 +157,8 @@ class _Run:
     history: list[EpochLog]
     removal: Removal
     task: TaskLoss
-    teacher_macs: int = 0  # of one image
+    spending: Spending
     elapsed: float = 0.0  # share of the training that is over
-    counted: dict[int, int] = field(default_factory=dict)  # blocks gone → MACs of one image
-    counted_blocks: dict[str, int] = field(default_factory=dict)  # block → its MACs of one image
 
     def train_and_validate(self, epoch: int) -> EpochLog:
         started = time.perf_counter()
@@ -194,7 +194,7 @@ class _Run:
                 rate = learning_rate(self.elapsed, params)
                 with self.removal.sampled(choice) as absent:
                     sums += self.step(batch, labels, rate, penalty)
-                spent += len(batch) * (self.macs(absent) + self.teacher_macs)
+                spent += len(batch) * self.spending.per_image(self.removal.gone, absent)
         task_loss, mean_penalty = (sums / steps).tolist()
         loss = task_loss + params.penalty.weight * mean_penalty
         if not math.isfinite(loss):
@@ -290,34 +290,6 @@ class _Run:
         )
         distances = {name: measured.msw for name, measured in statistics.items()}
         return {"val_accuracy_pct": accuracy, "distances": distances}
-
-    def macs(self, absent: Sequence[str]) -> int:
-        """Return the MACs of one image in the network as it is now, without the absent blocks.
-
-        Counted when the network has changed. The blocks keep the form of their features, so what
-        one costs does not depend on the others.
-        """
-        removed = len(self.removal.gone)
-        if removed not in self.counted:
-            self.counted[removed] = self.count()
-        whole = self.counted[removed]
-        for name in absent:
-            if name not in self.counted_blocks:
-                with left_out(self.model, [name]):
-                    self.counted_blocks[name] = whole - self.count()
-        return whole - sum(self.counted_blocks[name] for name in absent)
-
-    def count(self) -> int:
-        """Return the MACs of one image in the network as it is at this moment."""
-        self.model.eval()
-        macs = count_macs(self.model, self.example())
-        self.model.train()
-        return macs
-
-    def example(self) -> Tensor:
-        """Return one black image, (1, c, h, w)."""
-        size = self.data.image_size
-        return torch.zeros((1, self.data.channels, size, size), device=self.device)
 
     def seed(self, epoch: int, purpose: int) -> int:
         """Return a seed of its own for each purpose in each epoch."""
