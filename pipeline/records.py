@@ -106,7 +106,8 @@ def _params(row: Mapping[str, Any], facts: Facts) -> dict[str, str]:
         "replacement": row["replacement"],
         "shipped": row["shipped"],
     }
-    return made | settled | own | {"criterion": facts["plan"]["criterion"]}
+    planned = {key: facts["plan"][key] for key in ("search", "criterion")}
+    return made | settled | own | planned
 
 
 def _metrics(row: Mapping[str, Any], facts: Facts) -> dict[str, float]:

@@ -53,6 +53,7 @@ def test_a_run_holds_settings_measurements_and_reasons(project: Path) -> None:
     assert run.data.params["trained_in"] == "bfloat16"
     assert run.data.params["precision"] == "fp32"
     assert run.data.params["criterion"] == "msw"
+    assert run.data.params["search"] == "one_shot"
     assert run.data.params["replacement"] == "linear"
     assert run.data.params["shipped"] == "healed"
     assert run.data.params["method.mode"] == "paper"

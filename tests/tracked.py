@@ -75,7 +75,7 @@ def write_variant(variant: str, p50: float = 20.0) -> None:
             "epochs": [epoch],
         },
         "score": {"samples": 16, "scores": {"msw": dict.fromkeys(BLOCKS, 0.1)}},
-        "plan": {"criterion": "msw", "levels": levels},
+        "plan": {"search": "one_shot", "criterion": "msw", "levels": levels},
         "heal": {"chosen_level": 1, "levels": levels},
         "collapse": {"levels": [level | {"nodes": 50} for level in levels]},
         "precision": {"levels": levels},
