@@ -22,6 +22,7 @@ from pipeline.artifacts import replace_file
 
 PAGE = Path("docs/results.md")
 SEEDS = 3
+MISSING = "Not measured yet.\n"
 TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 Rows = list[dict[str, Any]]
 
@@ -39,7 +40,7 @@ def main() -> None:
 
 def filled(page: str) -> str:
     """Return the page with its tables made anew."""
-    return TABLE.sub(lambda match: match[1] + TABLES[match[2]]() + match[3], page)
+    return TABLE.sub(lambda match: match[1] + (TABLES[match[2]]() or MISSING) + match[3], page)
 
 
 def measured(experiment: str, task: str) -> Rows:
@@ -50,7 +51,10 @@ def measured(experiment: str, task: str) -> Rows:
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table."""
+    """Return a table; nothing where it has no rows."""
+    rows = list(rows)
+    if not rows:
+        return ""
     lines = [head, ["---"] * len(head), *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
@@ -93,10 +97,16 @@ def _depths(rows: Rows) -> list[str]:
 def sweep() -> str:
     """Return λ × estimator: test % against removed blocks."""
     groups = _sweep()
-    depth = len(next(iter(groups.values()))[0]["levels"]) - 1
-    head = ["penalty", "whole", *(f"{n} out" for n in range(1, depth + 1))]
+    depth = _deepest(groups)
+    head = ["penalty", "seeds", "whole", *(f"{n} out" for n in range(1, depth + 1))]
     head += [f"{depth} out, BN re-estimated", f"{depth} out, linear maps"]
-    return markdown(head, ([label, *_depths(rows)] for label, rows in groups.items()))
+    return markdown(
+        head, ([label, str(len(rows)), *_depths(rows)] for label, rows in groups.items())
+    )
+
+
+def _deepest(groups: dict[str, Rows]) -> int:
+    return max((len(rows[0]["order"]) for rows in groups.values()), default=0)
 
 
 def _sweep() -> dict[str, Rows]:
@@ -107,8 +117,7 @@ def _sweep() -> dict[str, Rows]:
 def batch_norm() -> str:
     """Return the same with batch norm re-estimated after each removal."""
     groups = _sweep()
-    depth = len(next(iter(groups.values()))[0]["levels"]) - 1
-    levels = [str(n) for n in range(1, depth + 1)]
+    levels = [str(n) for n in range(1, _deepest(groups) + 1)]
     return markdown(
         ["penalty", *(f"{n} out" for n in levels)],
         (
@@ -129,8 +138,8 @@ def ablations() -> str:
         return [*accuracies, f"{statistics.mean(row['cpu_seconds'] for row in rows):.0f}"]
 
     return markdown(
-        ["penalty", "whole", "all out", "CPU s"],
-        ([label, *cells(rows)] for label, rows in chosen.items()),
+        ["penalty", "seeds", "whole", "all out", "CPU s"],
+        ([label, str(len(rows)), *cells(rows)] for label, rows in chosen.items()),
     )
 
 
@@ -143,8 +152,17 @@ def families() -> str:
             levels = [str(n) for n in (0, (depth + 1) // 2, depth)]
             cells = [spread([row["levels"][n]["identity"] for row in rows]) for n in levels]
             cells.append(spread([row["levels"][str(depth)]["linear"] for row in rows]))
-            lines.append([task, str(depth), label, *cells])
-    head = ["network", "removable", "penalty", "whole", "half out", "all out", "all, linear maps"]
+            lines.append([task, str(depth), label, str(len(rows)), *cells])
+    head = [
+        "network",
+        "removable",
+        "penalty",
+        "seeds",
+        "whole",
+        "half out",
+        "all out",
+        "all, linear maps",
+    ]
     return markdown(head, lines)
 
 
@@ -153,38 +171,47 @@ def strategy_rows(task: str) -> dict[str, Rows]:
     return grouped(measured("strategies", task), lambda row: row["way"])
 
 
-def _latency(task: str) -> dict[str, float]:
-    """Return how many times as fast as the whole network sets of removed blocks make it."""
-    return {"+".join(sorted(row["removed"])): row["speed_up"] for row in measured("latency", task)}
-
-
 def _strategies(task: str) -> str:
     """Return the honest table: a row per way."""
-    speed = _latency(task)
-    lines = []
-    for way, rows in strategy_rows(task).items():
-        depths = sorted({int(n) for row in rows for n in row["levels"]})
-        half, full = half_and_all(task)
-        cells = [way, _seconds(rows)]
-        for depth in (0, half, full):
-            own = [row for row in rows if str(depth) in row["levels"]]
-            cells.append(_best(own, depth) if own and depth in depths else "–")
-        faster = sorted(
-            {
-                speed.get("+".join(sorted(removed_at(row, half))), 0.0)
-                for row in rows
-                if str(half) in row["levels"]
-            }
-        )
-        cells.append("–" if not faster or not faster[0] else _range(faster))
-        lines.append(cells)
+    groups = strategy_rows(task)
+    if not groups:
+        return ""
     half, full = half_and_all(task)
-    head = ["way", "CPU s", "whole", f"{half} out", f"{full} out", f"times as fast, {half} out"]
-    return markdown(head, lines)
+    lines = []
+    for way, rows in groups.items():
+        at = {n: [row for row in rows if str(n) in row["levels"]] for n in (0, half, full)}
+        seeds = sorted({len(own) for own in at.values() if own})
+        cells = [_accuracies(own, depth) for depth, own in at.items()]
+        speeds = [_speed_up(task, at[depth], depth) for depth in (half, full)]
+        lines.append([way, _range(seeds), _seconds(rows), *cells, *speeds])
+    head = ["way", "seeds", "CPU s", "whole", f"{half} out", f"{full} out"]
+    return markdown([*head, f"times as fast, {half} out", f"{full} out"], lines)
 
 
-def _range(values: Sequence[float]) -> str:
-    low, high = f"{values[0]:.2f}", f"{values[-1]:.2f}"
+def _accuracies(rows: Rows, depth: int) -> str:
+    """Return test % as trained; else as removed and, behind it, by repair."""
+    if not rows:
+        return "–"
+    levels = [row["levels"][str(depth)] for row in rows]
+    labels = {"trained": "", "identity": "", "bn": "BN ", "linear": "maps "}
+    found = [
+        f"{label}{spread([own[key] for own in levels])}"
+        for key, label in labels.items()
+        if key in levels[0]
+    ]
+    return "; ".join(found)
+
+
+def _speed_up(task: str, rows: Rows, depth: int) -> str:
+    """Return how many times as fast the networks are; nothing where maps stand in for blocks."""
+    known = {"+".join(row["removed"]): row["speed_up"] for row in measured("latency", task)}
+    sets = {"+".join(sorted(removed_at(row, depth))) for row in rows if "maps" not in row["way"]}
+    found = sorted(known[names] for names in sets if names in known)
+    return _range([f"{value:.2f}" for value in found]) if found else "–"
+
+
+def _range(values: Sequence[object]) -> str:
+    low, high = str(values[0]), str(values[-1])
     return low if low == high else f"{low}–{high}"
 
 
@@ -203,18 +230,6 @@ def half_and_all(task: str) -> tuple[int, int]:
 
 def _seconds(rows: Rows) -> str:
     return f"{statistics.mean(row['cpu_seconds'] for row in rows):.0f}"
-
-
-def _best(rows: Rows, depth: int) -> str:
-    """Return test % as trained; else plainly removed and, behind it, with linear maps."""
-    levels = [row["levels"][str(depth)] for row in rows]
-    if "trained" in levels[0]:
-        return spread([level["trained"] for level in levels])
-    plain = spread([level["identity"] for level in levels])
-    if not depth:
-        return plain
-    re_estimated, mapped = (spread([level[key] for level in levels]) for key in ("bn", "linear"))
-    return f"{plain}; BN {re_estimated}; maps {mapped}"
 
 
 def _chosen(task: str, how: str) -> dict[str, Rows]:

@@ -20,19 +20,13 @@ def test_its_tables_are_those_of_the_results() -> None:
     assert filled(PAGE) == PAGE, "python -m benchmarks.results"
 
 
-def test_it_shows_every_table_and_no_empty_one() -> None:
-    shown = {name: body for _, name, body in TABLE_BODIES}
-    assert set(shown) == set(TABLES)
-    assert all(body.count("\n") >= 3 for body in shown.values())
-
-
-TABLE_BODIES = [
-    (match[1], match[2], match[0][len(match[1]) : -len(match[3])]) for match in TABLE.finditer(PAGE)
-]
+def test_it_shows_every_table() -> None:
+    assert {match[2] for match in TABLE.finditer(PAGE)} == set(TABLES)
 
 
 def test_a_table_has_a_line_per_row() -> None:
     assert markdown(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
+    assert markdown(["a", "b"], []) == ""
 
 
 def test_rows_are_grouped_in_the_order_in_which_they_come() -> None:

@@ -88,7 +88,7 @@ def project(tmp_path: Path, old: str = "", new: str = "") -> Path:
     ("old", "new", "message"),
     [
         ("  epochs:", "  epoch:", "unknown key train.epoch; did you mean 'epochs'?"),
-        ("epochs: 3", "epochs: three", "train.epochs = 'three'"),
+        ("epochs: 8", "epochs: three", "train.epochs = 'three'"),
         ("lambda: 3.0", "lambda: -5.0", "lambda = -5.0: Input should be greater than or equal"),
     ],
 )
