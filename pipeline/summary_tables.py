@@ -27,6 +27,8 @@ def summary_markdown(rows: Sequence[Row], metrics: Mapping[str, Mapping[str, Met
         "## Depth",
         _depth_table(fp32),
         *_repair_section(fp32),
+        "## Training",
+        _training_table({variant: own["train"] for variant, own in metrics.items()}),
         "## Precision",
         _precision_table(rows),
         "## Engines of the chosen levels",
@@ -65,6 +67,25 @@ def _depth_cells(row: Row, timed: Sequence[str]) -> list[str]:
         f"{row['macs'] / 1e6:.2f}",
         f"{row['onnx_bytes'] / 1e3:.0f}",
         *(_p50(row, name) for name in timed),
+    ]
+
+
+def _training_table(trained: Mapping[str, Metrics]) -> str:
+    """Return what each variant was trained by and what that took: images, seconds, MACs."""
+    header = ["variant", "strategy", "λ", "taught by", "blocks gone", "images", "s", "TMACs"]
+    return _table(header, [[variant, *_training_cells(own)] for variant, own in trained.items()])
+
+
+def _training_cells(train: Metrics) -> list[str]:
+    settings = train["train"]
+    return [
+        settings["strategy"]["name"],
+        f"{settings['penalty']['lambda']:g}",
+        settings["distill"]["teacher"] or "–",
+        str(len(train["removed"])),
+        str(train["images_seen"]),
+        f"{train['seconds']:.0f}",
+        f"{train['macs_spent'] / 1e12:.2f}",
     ]
 
 

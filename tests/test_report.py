@@ -1,5 +1,6 @@
 """The summary: its rows, its table, its Pareto front, its pictures."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,17 @@ PRECISIONS = {"fp32": 0.0, "int8": 0.5}  # and the points of accuracy each costs
 def metrics() -> dict[str, dict]:
     """Return what the stages say of a variant with two levels in two precisions."""
     return {
-        "train": {"removed": []},
+        "train": {
+            "removed": [],
+            "train": {
+                "strategy": {"name": "anneal"},
+                "penalty": {"lambda": 0.5},
+                "distill": {"teacher": "dense"},
+            },
+            "images_seen": 9000,
+            "seconds": 12.4,
+            "macs_spent": 2_500_000_000_000,
+        },
         "heal": {
             "chosen_level": 1,
             "levels": [
@@ -196,10 +207,11 @@ def test_a_graph_that_failed_the_ladder_is_no_row_but_a_reason() -> None:
 
 def test_the_tables_have_every_row_and_every_reason_once() -> None:
     text = summary_markdown(rows(), {"dense": metrics()})
-    depth, rest = text.split("## Precision")
-    depth, precision, engines = (
-        part.splitlines() for part in (depth, *rest.split("## Engines of the chosen levels"))
+    titles = ("## Training", "## Precision", "## Engines of the chosen levels")
+    depth, training, precision, engines = (
+        part.splitlines() for part in re.split("|".join(titles), text)
     )
+    assert "| dense | anneal | 0.5 | dense | 0 | 9000 | 12 | 2.50 |" in training
     assert "| dense | **1** | a | linear | 89.50 | 90.10 | 89.00 | 1 | 2.00 | 9 | 1.00 |" in depth
     assert "| dense | **1** | 89.00 | 88.50 | 1.00 | 1.00 | 9 | 9 |" in precision
     assert "| dense | 1 | int8 | tensorrt_rtx | 10 | float16 4, float32 0 |" in engines
