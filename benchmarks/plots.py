@@ -37,7 +37,7 @@ def accuracy_by_depth(groups: Mapping[str, Rows], path: Path) -> None:
 
 
 def accuracy_by_way(groups: Mapping[str, Rows], path: Path) -> None:
-    """Plot test accuracy at half and at full depth, a bar per way, with its seeds as dots."""
+    """Plot test accuracy at half and at full depth, a line per way: its seeds and their mean."""
     figure = Figure(figsize=(9, 0.8 + 0.32 * len(groups)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     plain = next(iter(groups.values()))
@@ -48,10 +48,11 @@ def accuracy_by_way(groups: Mapping[str, Rows], path: Path) -> None:
             levels = [row["levels"][str(depth)] for row in rows if str(depth) in row["levels"]]
             values = [level.get("trained", level.get("identity")) for level in levels]
             if values:
-                axes.barh(position, statistics.mean(values), color="#1f5fa8", alpha=0.7)
-                axes.plot(values, [position] * len(values), "k.", markersize=4)
+                axes.plot(values, [position] * len(values), ".", color="#1f5fa8", markersize=5)
+                axes.plot(statistics.mean(values), position, "D", color="#1f5fa8", markersize=6)
         axes.axvline(whole, color="#d1603d", linestyle="--", linewidth=1)
-        axes.set_xlim(left=75, right=whole + 2)
+        axes.set_xlim(left=75, right=whole + 4)
+        axes.grid(alpha=0.25)
         axes.set_title(f"{depth} blocks out")
         axes.set_xlabel("test accuracy (%); dashed: plain training, whole")
     panels[0].set_yticks(range(len(groups)), list(groups), fontsize="x-small")

@@ -31,7 +31,7 @@ def main() -> None:
     """Fill the page and draw the plots."""
     with replace_file(PAGE) as temporary:
         temporary.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    accuracy_by_depth(penalty_rows("resnet18"), PAGE.with_name("results_penalty.png"))
+    accuracy_by_depth(_sweep(), PAGE.with_name("results_penalty.png"))
     for task in ("resnet18", "efficientnet_lite0"):
         path = PAGE.with_name(f"results_{task}.png")
         accuracy_by_way(strategy_rows(task), path)

@@ -70,9 +70,14 @@ def _latency_panel(
             if row["chosen"]:
                 axes.plot(*point(row), "o", markersize=11, fillstyle="none", color=style["color"])
             if row["chosen"] or row in (own[0], own[-1]):  # those between are easily counted
-                _number(axes, point(row), row["level"], style["color"])
+                _number(axes, point(row), _removed(row), style["color"])
     axes.margins(x=0.1, y=0.1)
     axes.grid(alpha=0.25)
+
+
+def _removed(row: Row) -> int:
+    """Return how many blocks the network lacks, those that went while it trained included."""
+    return len(row["removed"]) + len(row["removed_in_training"])
 
 
 def _legend_below(figure: Figure) -> None:
@@ -98,7 +103,7 @@ def accuracy_against_removed(rows: Sequence[Row], path: Path) -> None:
     axes = figure.subplots()
     for name, own, style in _by_variant(rows):
         axes.plot(
-            [row["level"] for row in own],
+            [_removed(row) for row in own],
             [row["test_accuracy_pct"] for row in own],
             label=name,
             **style,
