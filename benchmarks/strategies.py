@@ -7,8 +7,8 @@ Every way gets the time that plain training takes: how many epochs that is follo
 seconds per image that each needs in trials taken in turn, rounded down (up where a twentieth of an
 epoch is missing), less what choosing blocks costs. An epoch has a part of the images, so epochs are
 short. A teacher's own training is not counted; ways
-that have one say so. Adds to benchmarks/results/strategies.jsonl; accuracies are on test, read
-once, and nothing was chosen by them. `python -m benchmarks.results` makes the page.
+that have one say so. Adds to benchmarks/results/strategies.jsonl; accuracies are on test
+(docs/results.md says what was decided after a look at them). `python -m benchmarks.results` makes the page.
 """
 
 import argparse
