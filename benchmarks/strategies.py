@@ -6,9 +6,9 @@
 Every way gets the time that plain training takes: how many epochs that is follows from the CPU
 seconds per image that each needs in trials taken in turn, rounded down (up where a twentieth of an
 epoch is missing), less what choosing blocks costs. An epoch has a part of the images, so epochs are
-short. A teacher's own training is not counted; ways
-that have one say so. Adds to benchmarks/results/strategies.jsonl; accuracies are on test
-(docs/results.md says what was decided after a look at them). `python -m benchmarks.results` makes the page.
+short. A teacher's own training is not counted; ways that have one say so. Adds to
+benchmarks/results/strategies.jsonl; accuracies are on test (docs/results.md says what was decided
+after a look at them). `python -m benchmarks.results` makes the page.
 """
 
 import argparse
