@@ -16,6 +16,7 @@ from pipeline.params_engines import (
     Benchmark,
     Build,
     Bundle,
+    Choose,
     Collapse,
     Export,
     Precision,
@@ -45,6 +46,7 @@ __all__ = [
     "Benchmark",
     "Build",
     "Bundle",
+    "Choose",
     "Collapse",
     "Distill",
     "Export",
@@ -118,6 +120,7 @@ class Params(Section):
     verify: Verify = Field(default_factory=Verify)
     benchmark: Benchmark
     bundle: Bundle = Field(default_factory=Bundle)
+    choose: Choose = Field(default_factory=Choose)
 
     @model_validator(mode="after")
     def _batches_fit_the_profile(self) -> "Params":

@@ -6,6 +6,8 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.params_section import Section
 
+Backend = Literal["onnxruntime", "tensorrt_rtx", "tensorrt", "openvino"]
+
 
 class Export(Section):
     """How far the ONNX file may be from the PyTorch network."""
@@ -54,7 +56,7 @@ class Batch(Section):
 class Build(Section):
     """Which engines are built."""
 
-    backends: list[Literal["onnxruntime", "tensorrt_rtx", "tensorrt", "openvino"]]
+    backends: list[Backend]
     compute_capabilities: list[str] = Field(min_length=1)
     batch: Batch
     hardware_compatibility: Literal["none", "same_compute_capability", "ampere_plus"] = "none"
@@ -108,3 +110,11 @@ class Bundle(Section):
 
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     samples: int = Field(default=4, ge=1, le=64)
+
+
+class Choose(Section):
+    """What an engine must keep to be recommended."""
+
+    max_accuracy_drop_pct: float | None = Field(default=1.0, ge=0)
+    latency_budget_ms: float | None = Field(default=None, gt=0)
+    backend: Backend | None = None

@@ -31,7 +31,7 @@ def read_runs(params: Params) -> list[TrackedRun]:
     Raises:
         ArtifactError: a metrics file is missing or damaged, or the summary lacks a variant.
     """
-    summary = read_json(REPORTS / "summary.json")
+    summary = read_json(REPORTS / "summary.json")["rows"]
     data = _data_set(read_json(metrics_path("prepare")))
     commit = _git_commit()
     runs = []

@@ -1,9 +1,9 @@
 """Which blocks a network can do without after further training, by trying many sets of them.
 
-Scores of a trained network (distances, Block Influence) do not tell which blocks it can recover
-from losing: that shows when it has been trained without them. One shared training stands in for
-one per set: every step leaves out another random set of blocks. Then the loss without each of
-some sets, measured on the same images, is explained by who was missing,
+Scores of a trained network (distances, Block Influence) look at it before it has been trained
+without its blocks. This one looks afterwards, and one shared training stands in for one per set:
+every step leaves out another random set of blocks. Then the loss without each of some sets,
+measured on the same images, is explained by who was missing,
 
     loss(S) ≈ c + Σ_k v_k · [k ∈ S],
 

@@ -5,7 +5,7 @@ remove blocks while they train, so that training gets cheaper as it goes and the
 `progressive` one by one under the penalty, `anneal` all at once after their share in the output has
 faded, `remove_first` all at once and abruptly, `shallow` before training from scratch begins.
 `explore` leaves out a random choice of blocks at every step and then takes out those that a network
-so trained misses least: that choice is worth more than any score of the network as it was.
+so trained misses least. docs/results.md measures them against each other.
 """
 
 from collections.abc import Callable

@@ -2,6 +2,7 @@
 
 from pipeline import plots
 from pipeline.artifacts import REPORTS, metrics_path, read_json, replace_file, write_json
+from pipeline.choice import choose
 from pipeline.params import load_params
 from pipeline.report import STAGES, summary_rows
 from pipeline.summary_tables import summary_markdown
@@ -10,13 +11,15 @@ from stages import run_stage
 
 def main() -> None:
     """Read the metrics of the variants that params.yaml lists and lay them side by side."""
-    variants = list(load_params().variants)
+    params = load_params()
+    variants = list(params.variants)
     metrics = {
         variant: {stage: read_json(metrics_path(stage, variant)) for stage in ("train", *STAGES)}
         for variant in variants
     }
     rows = [row for variant in variants for row in summary_rows(variant, metrics[variant])]
-    write_json(REPORTS / "summary.json", rows)
+    choice = choose(rows, params.choose)
+    write_json(REPORTS / "summary.json", {"recommendation": choice.to_json(), "rows": rows})
     with replace_file(REPORTS / "summary.md") as temporary:
         temporary.write_text(summary_markdown(rows, metrics), encoding="utf-8")
 
@@ -25,7 +28,7 @@ def main() -> None:
     plots.accuracy_against_removed(rows, REPORTS / "accuracy_removed.png")
     histories = {variant: metrics[variant]["train"]["epochs"] for variant in variants}
     plots.distance_over_training(histories, REPORTS / "distance_training.png")
-    print(f"{len(rows)} rows in {REPORTS / 'summary.md'}")
+    print(f"{len(rows)} rows in {REPORTS / 'summary.md'}; recommended: {choice.reason}")
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def without_timings(value: Any) -> Any:
 def test_every_level_of_every_variant_is_a_complete_row_in_every_precision(
     project: Project,
 ) -> None:
-    rows = project.json("reports", "summary.json")
+    rows = project.json("reports", "summary.json")["rows"]
     assert [(r["variant"], r["level"], r["precision"]) for r in rows] == [
         (variant, level, precision)
         for variant in ("dense", "lacoot")
@@ -153,7 +153,7 @@ def test_every_level_of_every_variant_is_a_complete_row_in_every_precision(
 
 
 def test_quantised_and_half_precision_graphs_keep_the_accuracy(project: Project) -> None:
-    rows = project.json("reports", "summary.json")
+    rows = project.json("reports", "summary.json")["rows"]
     exact = {(r["variant"], r["level"]): r for r in rows if r["precision"] == "fp32"}
     for row in rows:
         same = exact[row["variant"], row["level"]]
@@ -212,7 +212,7 @@ def test_tensorrt_rtx_engines_shrink_with_the_level_and_hold_their_precision(
 
 
 def test_mlflow_holds_a_run_per_row_with_every_column(project: Project) -> None:
-    rows = project.json("reports", "summary.json")
+    rows = project.json("reports", "summary.json")["rows"]
     keys = ("variant", "level", "precision")
     runs = {tuple(r.data.tags[key] for key in keys): r for r in project.runs()}
     assert len(runs) == len(project.runs()) == ROWS
@@ -274,7 +274,7 @@ def test_a_changed_variant_trains_alone_and_adds_its_runs(project: Project) -> N
     output = project.run("dvc", "repro")
     assert "Running stage 'train@lacoot'" in output
     assert "Running stage 'train@dense'" not in output
-    rows = project.json("reports", "summary.json")
+    rows = project.json("reports", "summary.json")["rows"]
     assert len(project.runs()) == before + sum(row["variant"] == "lacoot" for row in rows)
 
 

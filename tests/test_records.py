@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy i
 def test_every_column_of_the_summary_is_in_the_runs(project: Path) -> None:
     track()
     runs = runs_of("shoal")
-    rows = json.loads((project / "reports/summary.json").read_text())
+    rows = json.loads((project / "reports/summary.json").read_text())["rows"]
     assert sorted(runs) == [f"{v}-l{level}-fp32" for v in ("dense", "lacoot") for level in range(3)]
     texts = {"variant", "precision", "removed", "removed_in_training", "replacement", "shipped"}
     for row in rows:

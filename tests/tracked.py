@@ -9,7 +9,8 @@ from pathlib import Path
 import yaml
 
 from pipeline.artifacts import write_json
-from pipeline.params import Params, load_params
+from pipeline.choice import choose
+from pipeline.params import Choose, Params, load_params
 from pipeline.records import read_runs
 from pipeline.tracking import TrackReport, mirror
 
@@ -96,9 +97,10 @@ def write_variant(variant: str, p50: float = 20.0) -> None:
     for stage, values in content.items():
         write_json(Path("metrics", stage, f"{variant}.json"), {"variant": variant, **values})
     path = Path("reports/summary.json")
-    rows = json.loads(path.read_text()) if path.exists() else []
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
     rows = [row for row in rows if row["variant"] != variant]
-    write_json(path, rows + [summary_row(variant, level, p50) for level in range(3)])
+    rows += [summary_row(variant, level, p50) for level in range(3)]
+    write_json(path, {"recommendation": choose(rows, Choose()).to_json(), "rows": rows})
     record_in_lock(f"benchmark@{variant}", p50)
 
 
