@@ -50,11 +50,11 @@ def main() -> None:
             chosen = results.get(f"{name} scores", partial(scores, start, seed))
             half = (len(start.there) + 1) // 2
             few = math.comb(len(start.there), half) <= MANY_SETS
-            going = {
+            going: dict[str, dict[str, list[str]]] = {
                 "sets": {by: removal_order(own)[:half] for by, own in chosen.items()},
                 "singles": {block: [block] for block in start.there},
                 "every": {
-                    f"set {'+'.join(blocks)}": blocks
+                    f"set {'+'.join(blocks)}": list(blocks)
                     for blocks in (combinations(sorted(start.there), half) if few else ())
                 },
             }

@@ -64,6 +64,8 @@ SCRATCH: Ways = {
     "remove_first": strategy("remove_first", until=0.4),
     "remove_first, linear maps": strategy("remove_first", until=0.4, replacement="linear"),
     "anneal": strategy("anneal"),
+    "anneal until 0.2": strategy("anneal", until=0.2),
+    "anneal until 0.1": strategy("anneal", until=0.1),
     "explore": strategy("explore"),
     "shallow": strategy("shallow", order="random"),
     "anneal, distilled": strategy("anneal") | DISTILLED,
