@@ -8,23 +8,19 @@ results; the text around is written by hand. tests/test_results.py holds the pag
 
 import re
 import statistics
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import spearmanr
-
+from benchmarks.choices import choices, correlations
 from benchmarks.plots import accuracy_by_depth, accuracy_by_way
 from benchmarks.spread import spread
-from benchmarks.trials import Results
+from benchmarks.tables import Rows, grouped, markdown, measured
 from pipeline.artifacts import replace_file
 
 PAGE = Path("docs/results.md")
-SEEDS = 3
 MISSING = "Not measured yet.\n"
 TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
-Rows = list[dict[str, Any]]
 
 
 def main() -> None:
@@ -41,30 +37,6 @@ def main() -> None:
 def filled(page: str) -> str:
     """Return the page with its tables made anew."""
     return TABLE.sub(lambda match: match[1] + (TABLES[match[2]]() or MISSING) + match[3], page)
-
-
-def measured(experiment: str, task: str) -> Rows:
-    """Return the results of an experiment on a task, seed by seed."""
-    values = Results(experiment).known.values()
-    rows = [value for value in values if isinstance(value, dict) and value.get("task") == task]
-    return sorted(rows, key=lambda row: row["seed"])
-
-
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; nothing where it has no rows."""
-    rows = list(rows)
-    if not rows:
-        return ""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
-def grouped(rows: Rows, key: Callable[[dict[str, Any]], str]) -> dict[str, Rows]:
-    """Return the rows by a label, in the order in which labels first come."""
-    groups: dict[str, Rows] = defaultdict(list)
-    for row in rows:
-        groups[key(row)].append(row)
-    return dict(groups)
 
 
 def setting(row: dict[str, Any]) -> str:
@@ -232,74 +204,6 @@ def _seconds(rows: Rows) -> str:
     return f"{statistics.mean(row['cpu_seconds'] for row in rows):.0f}"
 
 
-def _chosen(task: str, how: str) -> dict[str, Rows]:
-    """Return the measurements of the halves that criteria chose, by criterion."""
-    known = Results("choosing").known
-    found: dict[str, Rows] = defaultdict(list)
-    for name, value in known.items():
-        own_task, own_how, seed, label = name.split(" ", 3)
-        if (own_task, own_how) == (task, how) and label != "scores":
-            by = "random" if label.startswith("random ") else label
-            found[by].append({"seed": int(seed), **value})
-    return found
-
-
-def _choices(task: str) -> str:
-    """Return what each criterion chose, before and after healing."""
-    lines = []
-    for how in ("plain", "penalty"):
-        criteria = _criteria(task, how)
-        for by, rows in _chosen(task, how).items():
-            if by not in criteria:
-                continue
-            cells = [spread([row[key] for row in rows]) for key in ("identity", "bn", "healed")]
-            lines.append([how, by, *cells])
-    return markdown(["training", "chosen by", "as removed", "BN re-estimated", "healed"], lines)
-
-
-def _criteria(task: str, how: str) -> set[str]:
-    known = Results("choosing").known
-    scores: dict[str, Any] = known.get(f"{task} {how} 0 scores", {})
-    return {"random" if by.startswith("random ") else by for by in scores}
-
-
-def _correlations() -> str:
-    """Return each criterion's rank correlation with what single blocks are worth."""
-    lines = []
-    for task in ("resnet18", "efficientnet_lite0"):
-        for how in ("plain", "penalty"):
-            for by, pairs in _ranks(task, how).items():
-                before, after = zip(*pairs, strict=True)
-                lines.append([task, how, by, spread(before), spread(after)])
-    head = ["network", "training", "criterion", "drop as removed", "drop after healing"]
-    return markdown(head, lines)
-
-
-def _ranks(task: str, how: str) -> dict[str, list[tuple[float, float]]]:
-    """Return, by criterion, the correlations with the drops before and after healing."""
-    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    known = Results("choosing").known
-    for seed in range(SEEDS):
-        prefix = f"{task} {how} {seed}"
-        scores: dict[str, dict[str, float]] = known.get(f"{prefix} scores", {})
-        blocks = list(scores.get("msw", {}))
-        alone = [known[f"{prefix} {block}"] for block in blocks if f"{prefix} {block}" in known]
-        if len(alone) < len(blocks) or not blocks:
-            continue
-        drops = [[own["whole"] - own[key] for own in alone] for key in ("identity", "healed")]
-        for by, own in scores.items():
-            before, after = (_spearman([own[block] for block in blocks], drop) for drop in drops)
-            found["random" if by.startswith("random ") else by].append((before, after))
-    return found
-
-
-def _spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return the rank correlation; 0 where one side is constant and has no ranks."""
-    if len(set(a)) == 1 or len(set(b)) == 1:
-        return 0.0
-    return float(spearmanr(a, b).statistic)
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "sweep": sweep,
     "batch_norm": batch_norm,
@@ -307,9 +211,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "families": families,
     "strategies_resnet18": lambda: _strategies("resnet18"),
     "strategies_efficientnet_lite0": lambda: _strategies("efficientnet_lite0"),
-    "choices_resnet18": lambda: _choices("resnet18"),
-    "choices_efficientnet_lite0": lambda: _choices("efficientnet_lite0"),
-    "correlations": _correlations,
+    "choices_resnet18": lambda: choices("resnet18"),
+    "choices_efficientnet_lite0": lambda: choices("efficientnet_lite0"),
+    "correlations": correlations,
 }
 
 

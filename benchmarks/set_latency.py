@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.results import half_and_all, measured, removed_at
+from benchmarks.results import half_and_all, removed_at
+from benchmarks.tables import measured
 from benchmarks.trials import TASKS, Results, images_of
 from models.units import block_units
 from pipeline.collapse import collapse_onnx

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import results
-from benchmarks.results import TABLE, TABLES, filled, grouped, markdown
+from benchmarks.choices import spearman
+from benchmarks.results import TABLE, TABLES, filled
+from benchmarks.tables import grouped, markdown
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
@@ -38,5 +39,5 @@ def test_rows_are_grouped_in_the_order_in_which_they_come() -> None:
 
 
 def test_a_constant_score_has_no_rank() -> None:
-    assert results._spearman([1, 1, 1], [3, 2, 1]) == 0
-    assert results._spearman([1, 2, 3], [10, 20, 40]) == pytest.approx(1)
+    assert spearman([1, 1, 1], [3, 2, 1]) == 0
+    assert spearman([1, 2, 3], [10, 20, 40]) == pytest.approx(1)
