@@ -1,6 +1,7 @@
 """What the penalty does: λ, estimator, batch size, directions and architecture.
 
     python -m benchmarks.penalty 0 1 2
+    python -m benchmarks.penalty 0 --tasks resnet18_full     # the authors' width, one seed
 
 Every setting is trained once per seed; blocks go in ascending order of their distance on
 calibration images and test accuracy is read at every level. Adds to
@@ -20,10 +21,14 @@ from benchmarks.trials import (
     loader,
     training,
 )
+from models.cost import count_macs
+from models.surgery import bypass
 from pipeline.activations import measure_blocks
+from pipeline.data import subset
 from pipeline.search import removal_order
 
 LAMBDAS = (1.0, 3.0, 5.0)
+FULL_WIDTH = "resnet18_full"
 FAMILY_LAMBDAS = {"vit": (0.0, 0.1, 1.0), "mobilenetv2": (0.0, 1.0, 5.0)}
 
 
@@ -36,6 +41,8 @@ def settings() -> Iterator[tuple[str, dict[str, Any]]]:
     for task, weights in FAMILY_LAMBDAS.items():
         for weight in weights:
             yield task, penalised(weight, estimator="power")
+    for weight in (0.0, 5.0):
+        yield FULL_WIDTH, penalised(weight)
     for batch_size in (32, 512):
         yield "resnet18", penalised(3.0) | {"batch_size": batch_size}
     for projections in (5, 500):
@@ -70,6 +77,7 @@ def measure(task: str, changes: dict[str, Any], seed: int) -> dict[str, Any]:
     """Train; return what it cost and test % with 0, 1, 2, … blocks out."""
     outcome = training(task, changes, seed)
     order = by_distance(outcome)
+    image, _ = next(loader(subset(outcome.images.test, 1, seed=0), outcome.images))
     return {
         "task": task,
         **changes,
@@ -80,12 +88,15 @@ def measure(task: str, changes: dict[str, Any], seed: int) -> dict[str, Any]:
             str(level): after_removal(outcome, order[:level], repairs=repairs(level, len(order)))
             for level in wanted(task, changes, len(order))
         },
+        "macs": [
+            count_macs(bypass(outcome.model, order[:n]), image) for n in range(len(order) + 1)
+        ],
     }
 
 
 def wanted(task: str, changes: dict[str, Any], deepest: int) -> list[int]:
-    """Return the levels that are measured: all for the sweep of λ, else the whole, half and all."""
-    if task == "resnet18" and list(changes) == ["penalty"]:
+    """Return the levels that are measured: all for a sweep of λ, else the whole, half and all."""
+    if task in ("resnet18", FULL_WIDTH) and list(changes) == ["penalty"]:
         return list(range(deepest + 1))
     return [0, (deepest + 1) // 2, deepest]
 

@@ -138,6 +138,31 @@ def families() -> str:
     return markdown(head, lines)
 
 
+def full_width() -> str:
+    """Return the run at the authors' width: what every removed block costs and saves."""
+    groups = penalty_rows("resnet18_full")
+    if not groups:
+        return ""
+    plain, penalised = (rows[0] for rows in groups.values())
+    lines = []
+    for level, macs in enumerate(penalised["macs"]):
+        own, bare = (row["levels"][str(level)] for row in (penalised, plain))
+        lines.append(
+            [
+                str(level),
+                f"{macs / 1e6:.2f}",
+                f"{100 * (macs / penalised['macs'][0] - 1):+.1f} %",
+                f"{own['identity']:.2f}",
+                f"{bare['identity']:.2f}",
+                f"{bare['bn']:.2f}" if "bn" in bare else "–",
+                _speed_up("resnet18_full", [penalised], level) if level else "1.00",
+            ]
+        )
+    names = list(groups)
+    head = ["blocks out", "MMACs", "change", names[1], names[0], f"{names[0]}, BN", "times as fast"]
+    return markdown(head, lines)
+
+
 def strategy_rows(task: str) -> dict[str, Rows]:
     """Return the results of the strategies by way."""
     return grouped(measured("strategies", task), lambda row: row["way"])
@@ -177,7 +202,8 @@ def _accuracies(rows: Rows, depth: int) -> str:
 def _speed_up(task: str, rows: Rows, depth: int) -> str:
     """Return how many times as fast the networks are; nothing where maps stand in for blocks."""
     known = {"+".join(row["removed"]): row["speed_up"] for row in measured("latency", task)}
-    sets = {"+".join(sorted(removed_at(row, depth))) for row in rows if "maps" not in row["way"]}
+    plain = [row for row in rows if "maps" not in row.get("way", "")]
+    sets = {"+".join(sorted(removed_at(row, depth))) for row in plain}
     found = sorted(known[names] for names in sets if names in known)
     return _range([f"{value:.2f}" for value in found]) if found else "–"
 
@@ -209,6 +235,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "batch_norm": batch_norm,
     "ablations": ablations,
     "families": families,
+    "full_width": full_width,
     "strategies_resnet18": lambda: _strategies("resnet18"),
     "strategies_efficientnet_lite0": lambda: _strategies("efficientnet_lite0"),
     "choices_resnet18": lambda: choices("resnet18"),

@@ -2,10 +2,11 @@
 
     python -m benchmarks.set_latency resnet18
     python -m benchmarks.set_latency efficientnet_lite0
+    python -m benchmarks.set_latency resnet18_full
 
-Exports the task's network, collapses it once for each set that benchmarks/results/strategies.jsonl
-names, and times all graphs in the same rounds of one run, with ONNX Runtime on this machine. Adds
-to benchmarks/results/latency.jsonl. Nothing else should run meanwhile.
+Exports the task's network, collapses it once for each set that the results of the strategies (where
+there are none: of the penalty) name, and times all graphs in the same rounds of one run, with ONNX
+Runtime on this machine. Adds to benchmarks/results/latency.jsonl. Nothing else should run meanwhile.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.results import half_and_all, removed_at
+from benchmarks.results import removed_at
 from benchmarks.tables import measured
 from benchmarks.trials import TASKS, Results, images_of
 from models.units import block_units
@@ -49,12 +50,12 @@ def main() -> None:
 
 def removed_sets(task: str) -> list[list[str]]:
     """Return the distinct sets that were taken out, the empty one first."""
+    experiment = "strategies" if measured("strategies", task) else "penalty"
     sets = {
-        tuple(sorted(removed_at(row, depth)))
-        for row in measured("strategies", task)
-        for depth in half_and_all(task)
-        if str(depth) in row["levels"]
-    }
+        tuple(sorted(removed_at(row, int(depth))))
+        for row in measured(experiment, task)
+        for depth in row["levels"]
+    } - {()}
     return [[], *(list(names) for names in sorted(sets))]
 
 

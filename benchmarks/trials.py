@@ -76,7 +76,11 @@ TASKS = {
         Model(name="resnet18_cifar", options={"width": 16}), 32, 18000, 4000, FROM_SCRATCH
     ),
     "resnet18_full": Task(
-        Model(name="resnet18_cifar", options={"width": 64}), 32, 18000, 4000, FROM_SCRATCH
+        Model(name="resnet18_cifar", options={"width": 64}),
+        32,
+        18000,
+        4000,
+        FROM_SCRATCH | {"precision": "auto"},  # bf16 where the device computes in it
     ),
     "efficientnet_lite0": Task(
         Model(name="tf_efficientnet_lite0", pretrained=True),
