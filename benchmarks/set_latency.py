@@ -5,8 +5,9 @@
     python -m benchmarks.set_latency resnet18_full
 
 Exports the task's network, collapses it once for each set that the results of the strategies (where
-there are none: of the penalty) name, and times all graphs in the same rounds of one run, with ONNX
-Runtime on this machine. Adds to benchmarks/results/latency.jsonl. Nothing else should run meanwhile.
+there are none: of the penalty) name, and times all graphs in the same rounds of one run, with
+ONNX Runtime on this machine. Adds to benchmarks/results/latency.jsonl. Nothing else should run
+meanwhile.
 """
 
 import argparse
