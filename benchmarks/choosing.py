@@ -5,7 +5,8 @@
 
 For a network trained plainly and one trained with the penalty: the scores of every criterion, what
 each block alone is worth (its removal, then also healing it), and the network without the
-half that a criterion chooses, before healing (plainly and with batch norm re-estimated) and after.
+half that a criterion chooses, before healing (plainly and with batch norm re-estimated) and after:
+for one short epoch, and for a fourth of the training.
 What choosing at random is worth is known exactly where every half can be tried, as for the five
 blocks of ResNet-18; elsewhere three draws stand for it. Adds to
 benchmarks/results/choosing.jsonl; `python -m benchmarks.results` makes the page.
@@ -82,17 +83,26 @@ def scores(start: Outcome, seed: int) -> dict[str, dict[str, float]]:
 
 def without(start: Outcome, removed: Sequence[str], seed: int) -> dict[str, Any]:
     """Return test % of the whole network and without these blocks, before and after healing."""
-    recipe = TASKS[start.record["task"]].recipe
-    epochs = recipe["epochs"] // HEALING
-    healing = {"epochs": epochs, "learning_rate": recipe["learning_rate"] / 4}
-    healed = training(start.record["task"], healing, seed, start=start, without=removed)
     return {
         "removed": list(removed),
         "whole": test_pct(start.model, start.images),
         **after_removal(start, removed, repairs=["bn"]),
-        "healed": test_pct(healed.model, healed.images),
-        "healing_cpu_seconds": healed.record["cpu_seconds"],
+        "healed_briefly": healed_pct(start, removed, seed, epochs=1),
+        "healed": healed_pct(start, removed, seed),
     }
+
+
+def healed_pct(
+    start: Outcome, removed: Sequence[str], seed: int, epochs: int | None = None
+) -> float:
+    """Return test % without blocks after training on; by default for a fourth of the training."""
+    recipe = TASKS[start.record["task"]].recipe
+    healing = {
+        "epochs": epochs or recipe["epochs"] // HEALING,
+        "learning_rate": recipe["learning_rate"] / 4,
+    }
+    healed = training(start.record["task"], healing, seed, start=start, without=removed)
+    return test_pct(healed.model, healed.images)
 
 
 if __name__ == "__main__":
