@@ -52,33 +52,38 @@ def report_page(
     script = Markup((TEMPLATES / "script.js").read_text(encoding="utf-8"))
     fp32 = [row for row in rows if row["precision"] == "fp32"]
     variants = list(metrics)
-    return _environment().get_template("page.html").render(
-        project=project,
-        script=script,
-        script_hash=_hash(script),
-        choice=choice,
-        failures=failures,
-        variants=variants,
-        place={variant: index for index, variant in enumerate(variants)},
-        css_color=css_color,
-        heat_steps=STEPS,
-        glyphs=glyphs(rows),
-        backends=_union(row["latency_ms"] for row in rows),
-        batch=_largest_batch(metrics),
-        engine_plot=engine_plot(rows, choice),
-        front=front_table(rows, choice),
-        depth_plot=depth_plot(rows),
-        networks=networks(rows, metrics, choice),
-        heat_maps=heat_maps(metrics),
-        savings=savings(metrics),
-        training=training_table({variant: own["train"] for variant, own in metrics.items()}),
-        repair=repair_table(fp32),
-        depth=depth_table(fp32),
-        ladders=ladders(metrics),
-        marks=MARKS,
-        data=data_facts(data),
-        conditions=conditions(metrics),
-        not_measured=not_measured(metrics),
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            project=project,
+            script=script,
+            script_hash=_hash(script),
+            choice=choice,
+            failures=failures,
+            variants=variants,
+            place={variant: index for index, variant in enumerate(variants)},
+            css_color=css_color,
+            heat_steps=STEPS,
+            glyphs=glyphs(rows),
+            backends=_union(row["latency_ms"] for row in rows),
+            batch=_largest_batch(metrics),
+            engine_plot=engine_plot(rows, choice),
+            front=front_table(rows, choice),
+            blocks_out=_blocks_out(rows, choice),
+            depth_plot=depth_plot(rows),
+            networks=networks(rows, metrics, choice),
+            heat_maps=heat_maps(metrics),
+            savings=savings(metrics),
+            training=training_table({variant: own["train"] for variant, own in metrics.items()}),
+            repair=repair_table(fp32),
+            depth=depth_table(fp32),
+            ladders=ladders(metrics),
+            marks=MARKS,
+            data=data_facts(data),
+            conditions=conditions(metrics),
+            not_measured=not_measured(metrics),
+        )
     )
 
 
@@ -90,7 +95,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["bold"] = _bold
+    environment.filters |= {"bold": _bold, "short": _short}
     return environment
 
 
@@ -100,9 +105,26 @@ def _bold(cell: str) -> Markup:
     return Markup("<strong>{}</strong>").format(level[1]) if level else escape(cell)
 
 
+def _short(value: float) -> str:
+    """Write two digits of a value in few letters: 0.12, 1.3, 6.5e-4."""
+    return f"{value:.2g}" if value == 0 or value >= 1e-3 else f"{value:.1e}".replace("e-0", "e-")
+
+
 def _hash(script: str) -> str:
     """Return what a content security policy names a script by."""
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _blocks_out(rows: Sequence[Row], choice: Choice) -> list[str]:
+    """Return the blocks that the recommended network lacks."""
+    return [
+        name
+        for row in rows
+        if choice.chosen is not None
+        and (row["variant"], row["level"], row["precision"])
+        == (choice.chosen.variant, choice.chosen.level, choice.chosen.precision)
+        for name in (*row["removed_in_training"], *row["removed"])
+    ]
 
 
 def _largest_batch(metrics: Mapping[str, Mapping[str, Metrics]]) -> int | None:

@@ -35,7 +35,7 @@ def depth_plot(rows: Sequence[Row]) -> DepthPlot | None:
     whole = [row for row in rows if row["precision"] == "fp32"]
     if not whole:
         return None
-    x = linear_axis(len(_out(row)) for row in whole)
+    x = linear_axis((len(_out(row)) for row in whole), whole=True)
     y = linear_axis(row["val_accuracy_pct"] for row in whole)
     points = [
         Depth(

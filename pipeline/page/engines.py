@@ -109,7 +109,7 @@ def _text(engine: Candidate, row: Row, choice: Choice) -> str:
         engine.label,
         f"{engine.val_accuracy_pct:.2f} % on validation, {engine.test_accuracy_pct:.2f} % on test",
         f"{engine.latency_ms:.2f} ms",
-        f"{len(out)} blocks out: {', '.join(out)}" if out else "no block out",
+        f"out: {', '.join(out)}" if out else "no block out",
     ]
     return "\n".join([*lines, "recommended"] if engine == choice.chosen else lines)
 
@@ -120,9 +120,7 @@ def _paths(points: Sequence[Point]) -> list[tuple[Candidate, Segment]]:
     for point in points:
         engine = point.engine
         kinds.setdefault((engine.variant, engine.precision, engine.backend), []).append(point)
-    return [
-        (a.engine, (a.x, a.y, b.x, b.y)) for own in kinds.values() for a, b in pairwise(own)
-    ]
+    return [(a.engine, (a.x, a.y, b.x, b.y)) for own in kinds.values() for a, b in pairwise(own)]
 
 
 def _stairs(front: Sequence[Point]) -> list[Segment]:

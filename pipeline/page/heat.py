@@ -57,9 +57,7 @@ def heat_maps(metrics: Mapping[str, Mapping[str, Metrics]]) -> list[HeatMap]:
         for own in metrics.values()
         for guard in own["score"]["guards"].values()
     )
-    return [
-        _heat_map(variant, own, distances, displacements) for variant, own in metrics.items()
-    ]
+    return [_heat_map(variant, own, distances, displacements) for variant, own in metrics.items()]
 
 
 class _Steps:

@@ -56,9 +56,7 @@ def _kind(rung: Metrics) -> tuple[str, str | None, str | None]:
     return rung["rung"], rung["precision"], rung["backend"]
 
 
-def _rung(
-    kind: tuple[str, str | None, str | None], at_levels: Sequence[Metrics | None]
-) -> Rung:
+def _rung(kind: tuple[str, str | None, str | None], at_levels: Sequence[Metrics | None]) -> Rung:
     there = [rung for rung in at_levels if rung]
     tolerance = there[0]["tolerance"] or {}
     return Rung(

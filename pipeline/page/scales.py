@@ -33,12 +33,18 @@ class Axis:
         return _at(value, self.low, self.high, self.ratio)
 
 
-def linear_axis(values: Iterable[float]) -> Axis:
-    """Return an axis on which equal differences are equally far apart."""
+def linear_axis(values: Iterable[float], *, whole: bool = False) -> Axis:
+    """Return an axis on which equal differences are equally far apart.
+
+    Args:
+        values: what it must show.
+        whole: whether they are counts, and ticks no fractions.
+    """
     known = sorted(values)
     margin = (known[-1] - known[0]) * MARGIN or 1.0
     low, high = known[0] - margin, known[-1] + margin
-    return _axis(low, high, MaxNLocator(MOST_TICKS).tick_values(low, high), ratio=False)
+    locator = MaxNLocator(MOST_TICKS, steps=[1, 2, 5, 10], integer=whole)
+    return _axis(low, high, locator.tick_values(low, high), ratio=False)
 
 
 def ratio_axis(values: Iterable[float]) -> Axis:

@@ -64,11 +64,11 @@ function stair(namespace, ends) {
   return line;
 }
 
-// The tooltip: the label of the point under the pointer or with the focus.
+// The tooltip: the label of the point under the pointer, else of the one with the focus.
 const tip = document.getElementById("tip");
 
 function explain(event) {
-  const point = event.target.closest?.(".point");
+  const point = event.target.closest?.(".point") ?? document.activeElement?.closest(".point");
   tip.hidden = !point;
   if (!point) return;
   tip.textContent = point.getAttribute("aria-label");
@@ -84,5 +84,7 @@ document.addEventListener("pointerover", explain);
 document.addEventListener("focusin", explain);
 document.addEventListener("focusout", () => (tip.hidden = true));
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") tip.hidden = true;
+  if (event.key !== "Escape") return;
+  tip.hidden = true;
+  document.activeElement?.blur();
 });
