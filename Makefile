@@ -32,7 +32,7 @@ repro: setup ## run the whole pipeline, print the table of variants
 	@python -c 'from stages import run_stage; from pipeline.params import load_params; run_stage(load_params)'
 	@dvc repro
 	@echo; cat reports/summary.md; echo
-	@echo "Compare the variants in the MLflow UI: make ui"
+	@echo "All on one page: reports/index.html; every variant in the MLflow UI: make ui"
 
 bench: setup ## time all that can run here: make bench ARGS="--min-accuracy 90 --batch 1 128"
 	@python -m stages.bench $(ARGS)

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.artifacts import replace_file
+from pipeline.palette import COLORS
 from pipeline.report import Row, pareto_front
 
 mpl.use("Agg")
 
-COLORS = ["#1f5fa8", "#d1603d", "#3a8f5c", "#8059a8", "#b8912f", "#4aa3b5", "#b04a78", "#6b6b6b"]
 MARKERS = "osD^vPX*"
 
 

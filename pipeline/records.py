@@ -89,6 +89,7 @@ def _run(
         data=data,
         artifacts={
             "plots": sorted(REPORTS.glob("*.png")),
+            "report": sorted(REPORTS.glob("*.html")),
             **{f"metrics/{stage}": [metrics_path(stage, variant)] for stage in STAGES},
         },
     )

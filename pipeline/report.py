@@ -1,12 +1,13 @@
 """Bring the stages' metrics together: one row per variant, level and precision."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from pipeline.repairs import ACCURACIES, Level
 
 Metrics = Mapping[str, Any]  # one variant's metrics file of one stage
 Row = dict[str, Any]
+Item = TypeVar("Item")
 STAGES = ("heal", "collapse", "precision", "build", "verify", "benchmark")
 
 
@@ -87,12 +88,18 @@ def _at_largest_batch(by_batch: Mapping[str, Mapping[str, float]]) -> dict[str, 
 
 def pareto_front(rows: Sequence[Row], backend: str) -> list[Row]:
     """Return the rows that no other row beats in both test accuracy and p50 latency."""
-    timed = sorted(
-        (row for row in rows if backend in row["latency_ms"]),
-        key=lambda row: (row["latency_ms"][backend]["p50"], -row["test_accuracy_pct"]),
+    timed = [row for row in rows if backend in row["latency_ms"]]
+    return front_of(
+        timed, lambda row: row["latency_ms"][backend]["p50"], lambda row: row["test_accuracy_pct"]
     )
-    front: list[Row] = []
-    for row in timed:
-        if not front or row["test_accuracy_pct"] > front[-1]["test_accuracy_pct"]:
-            front.append(row)
+
+
+def front_of(
+    items: Iterable[Item], cost: Callable[[Item], float], gain: Callable[[Item], float]
+) -> list[Item]:
+    """Return the items that no other beats in both, by rising cost; of equals the first."""
+    front: list[Item] = []
+    for item in sorted(items, key=lambda item: (cost(item), -gain(item))):
+        if not front or gain(item) > gain(front[-1]):
+            front.append(item)
     return front

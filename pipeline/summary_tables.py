@@ -7,6 +7,7 @@ from pipeline.repairs import ACCURACIES, AS_PLANNED
 
 Metrics = Mapping[str, Any]  # one variant's metrics file of one stage
 Row = Mapping[str, Any]
+Table = tuple[list[str], list[list[str]]]  # header and lines
 
 REPAIR_NOTE = (
     "Validation accuracy of the PyTorch network without the blocks and with what stands in for "
@@ -25,10 +26,10 @@ def summary_markdown(rows: Sequence[Row], metrics: Mapping[str, Mapping[str, Met
     fp32 = [row for row in rows if row["precision"] == "fp32"]
     sections = [
         "## Depth",
-        _depth_table(fp32),
+        _table(*depth_table(fp32)),
         *_repair_section(fp32),
         "## Training",
-        _training_table({variant: own["train"] for variant, own in metrics.items()}),
+        _table(*training_table({variant: own["train"] for variant, own in metrics.items()})),
         "## Precision",
         _precision_table(rows),
         "## Engines of the chosen levels",
@@ -38,7 +39,7 @@ def summary_markdown(rows: Sequence[Row], metrics: Mapping[str, Mapping[str, Met
     return "\n\n".join(sections) + "\n"
 
 
-def _depth_table(rows: Sequence[Row]) -> str:
+def depth_table(rows: Sequence[Row]) -> Table:
     """Return the float32 rows: what a removed block costs and saves."""
     timed = _union(row["latency_ms"] for row in rows)
     header = [
@@ -51,7 +52,7 @@ def _depth_table(rows: Sequence[Row]) -> str:
         "test %",
     ]
     header += ["params k", "MMACs", "ONNX kB", *(f"{name} p50 ms" for name in timed)]
-    return _table(header, [_depth_cells(row, timed) for row in rows])
+    return header, [_depth_cells(row, timed) for row in rows]
 
 
 def _depth_cells(row: Row, timed: Sequence[str]) -> list[str]:
@@ -70,10 +71,10 @@ def _depth_cells(row: Row, timed: Sequence[str]) -> list[str]:
     ]
 
 
-def _training_table(trained: Mapping[str, Metrics]) -> str:
+def training_table(trained: Mapping[str, Metrics]) -> Table:
     """Return what each variant was trained by and what that took: images, seconds, MACs."""
     header = ["variant", "strategy", "λ", "taught by", "blocks gone", "images", "s", "TMACs"]
-    return _table(header, [[variant, *_training_cells(own)] for variant, own in trained.items()])
+    return header, [[variant, *_training_cells(own)] for variant, own in trained.items()]
 
 
 def _training_cells(train: Metrics) -> list[str]:
@@ -91,11 +92,17 @@ def _training_cells(train: Metrics) -> list[str]:
 
 def _repair_section(rows: Sequence[Row]) -> list[str]:
     """Return what was done to networks after their blocks went; nothing where that was nothing."""
+    repair = repair_table(rows)
+    return ["## Repair", _table(*repair), REPAIR_NOTE] if repair else []
+
+
+def repair_table(rows: Sequence[Row]) -> Table | None:
+    """Return what each repair was worth and took; None where nothing was repaired."""
     if not any("healing" in row or row["shipped"] != AS_PLANNED for row in rows):
-        return []
+        return None
     header = ["variant", "level", "removed, val %", "BN re-estimated, val %", "healed, val %"]
     header += ["healing s", "images k", "GMACs", "shipped"]
-    return ["## Repair", _table(header, [_repair_cells(row) for row in rows]), REPAIR_NOTE]
+    return header, [_repair_cells(row) for row in rows]
 
 
 def _repair_cells(row: Row) -> list[str]:
@@ -185,16 +192,29 @@ def _notes(metrics: Mapping[str, Mapping[str, Metrics]], timed: Sequence[str]) -
         f"{protocol['rounds']} rounds × {protocol['repeats']} repeats, levels and precisions in "
         f"turn, on {devices}; {versions}. All batch sizes, intervals and blocks: `make bench`.",
     ]
-    missing = _missing(metrics)
-    return [*notes, "Not measured:", "\n".join(missing)] if missing else notes
+    dead = dead_blocks({variant: own["plan"] for variant, own in metrics.items()})
+    if dead:
+        named = "; ".join(f"{variant}: {', '.join(blocks)}" for variant, blocks in dead.items())
+        notes.append(f"Dead blocks, whose branch only adds a constant and which go first: {named}.")
+    missing = "\n".join(f"- {line}" for line in not_measured(metrics))
+    return [*notes, "Not measured:", missing] if missing else notes
 
 
-def _missing(metrics: Mapping[str, Mapping[str, Metrics]]) -> list[str]:
+def dead_blocks(plans: Mapping[str, Metrics]) -> dict[str, list[str]]:
+    """Return by variant the blocks whose branch is dead, each with what shows it."""
+    return {
+        variant: [f"{name} ({found['how']})" for name, found in plan["dead"].items()]
+        for variant, plan in plans.items()
+        if plan["dead"]
+    }
+
+
+def not_measured(metrics: Mapping[str, Mapping[str, Metrics]]) -> list[str]:
     """Say what there is no number of: backends in general, then precisions and engines."""
     lines: dict[str, None] = {}
     for by_stage in metrics.values():
         reasons = by_stage["build"]["not_available"] | by_stage["benchmark"]["not_timed"]
-        lines |= dict.fromkeys(f"- {name}: {why}" for name, why in sorted(reasons.items()))
+        lines |= dict.fromkeys(f"{name}: {why}" for name, why in sorted(reasons.items()))
     failures: dict[str, list[tuple[str, str]]] = {}
     for variant, by_stage in metrics.items():
         for level, what, why in _failures(by_stage):
@@ -202,7 +222,7 @@ def _missing(metrics: Mapping[str, Mapping[str, Metrics]]) -> list[str]:
     for what, found in failures.items():
         where, why = found[0]
         others = f" (and {len(found) - 1} more levels: metrics/)" if len(found) > 1 else ""
-        lines[f"- {what}, {where}: {why}{others}"] = None
+        lines[f"{what}, {where}: {why}{others}"] = None
     return list(lines)
 
 

@@ -150,6 +150,8 @@ def test_every_level_of_every_variant_is_a_complete_row_in_every_precision(
         assert sum(row["chosen"] for row in own) == 1
     for name in ("accuracy_latency.png", "accuracy_removed.png", "distance_training.png"):
         assert (project.root / "reports" / name).stat().st_size > 10_000
+    page = (project.root / "reports" / "index.html").read_text(encoding="utf-8")
+    assert page.count('class="point') == sum(len(row["latency_ms"]) for row in rows) + LEVELS * 2
 
 
 def test_quantised_and_half_precision_graphs_keep_the_accuracy(project: Project) -> None:

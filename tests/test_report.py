@@ -30,6 +30,7 @@ def metrics() -> dict[str, dict]:
             "seconds": 12.4,
             "macs_spent": 2_500_000_000_000,
         },
+        "plan": {"dead": {}},
         "heal": {
             "chosen_level": 1,
             "levels": [
