@@ -80,7 +80,7 @@ TASKS = {
         32,
         18000,
         4000,
-        FROM_SCRATCH | {"precision": "auto"},  # bf16 where the device computes in it
+        FROM_SCRATCH | {"epochs": 6, "precision": "auto"},  # bf16 where the device computes in it
     ),
     "efficientnet_lite0": Task(
         Model(name="tf_efficientnet_lite0", pretrained=True),
