@@ -29,6 +29,9 @@ from pipeline.progress import QUIET
 
 VERBS = {
     "repro": "pipeline.commands.repro",
+    "compare": "pipeline.commands.compare",
+    "choose": "pipeline.commands.choose",
+    "bundle": "pipeline.commands.bundle",
 }
 
 
