@@ -13,6 +13,7 @@ import yaml
 from models.errors import ArtifactError
 
 DVC_YAML = Path("dvc.yaml")
+LOCK = Path("dvc.lock")
 
 
 def described_stages() -> dict[str, Any]:
@@ -22,12 +23,34 @@ def described_stages() -> dict[str, Any]:
         ArtifactError: there is no dvc.yaml here, or it is not valid YAML.
     """
     try:
-        stages: dict[str, Any] = yaml.safe_load(DVC_YAML.read_text(encoding="utf-8"))["stages"]
+        stages: dict[str, Any] = _read(DVC_YAML)["stages"]
     except FileNotFoundError as e:
         raise ArtifactError(f"{DVC_YAML} is missing; run from the folder that holds it") from e
-    except yaml.YAMLError as e:
-        raise ArtifactError(f"{DVC_YAML} is not valid YAML: {e}") from e
+    except (yaml.YAMLError, KeyError, TypeError) as e:
+        raise ArtifactError(f"{DVC_YAML} does not describe stages: {e}") from e
     return stages
+
+
+def locked_stages() -> dict[str, Any]:
+    """Return what dvc.lock has recorded of every stage that has ended; nothing without a file.
+
+    Raises:
+        ArtifactError: it is not valid YAML.
+    """
+    try:
+        return dict((_read(LOCK) or {}).get("stages") or {})
+    except FileNotFoundError:
+        return {}
+    except yaml.YAMLError as e:
+        raise ArtifactError(
+            f"{LOCK} is not valid YAML; restore it with `git checkout {LOCK}`"
+        ) from e
+
+
+def _read(path: Path) -> Any:
+    # Seven times as fast as the loader in Python: a hundred variants have a lock of megabytes.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
 
 
 def variant_stages() -> list[str]:
