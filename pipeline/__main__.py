@@ -33,6 +33,7 @@ VERBS = {
     "compare": "pipeline.commands.compare",
     "choose": "pipeline.commands.choose",
     "bundle": "pipeline.commands.bundle",
+    "doctor": "pipeline.commands.doctor",
 }
 
 
