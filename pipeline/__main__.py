@@ -40,7 +40,7 @@ VERBS = {
 def main(argv: Sequence[str]) -> int:
     """Run one verb and return the exit code of the process."""
     try:
-        arguments = _parser(argv).parse_args(argv)
+        arguments = _parser(argv).parse_args(argv, argparse.Namespace(quiet=False))
         if arguments.quiet:
             os.environ[QUIET] = "1"
         with one_line_errors():
@@ -74,7 +74,6 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         parents=[quiet],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(quiet=False)
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in [named] if named else VERBS:
         _add(verb, importlib.import_module(VERBS[verb]), verbs, [quiet])

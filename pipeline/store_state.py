@@ -16,7 +16,7 @@ FINISHED_RUNS = """
 
 
 def store_in_words(uri: str, name: str) -> str:
-    """Return e.g. ``sqlite:///mlflow.db: 52 runs of shoal, 3 of shoal-training``.
+    """Return e.g. ``sqlite:///mlflow.db: 52 runs of shoal, 3 runs of shoal-training``.
 
     Args:
         uri: of the store.

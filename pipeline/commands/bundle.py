@@ -30,7 +30,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Hand over to the stage `bundle`, which says itself what went wrong."""
-    chosen = vars(arguments)
+    output = subprocess.DEVNULL if arguments.quiet else None
+    ended = subprocess.run(stage_command(arguments), stdout=output, check=False)
+    return FAILED if ended.returncode else DONE
+
+
+def stage_command(arguments: argparse.Namespace) -> list[str]:
+    """Return the command line of the stage, with what is recommended where nothing is named.
+
+    Raises:
+        ParamsError: nothing is recommended, or a level is named without its variant.
+    """
+    chosen = dict(vars(arguments))
     if arguments.variant is None:
         chosen |= _recommended(arguments)
     options = [
@@ -38,9 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         for name in ("level", "precision", "into")
         if chosen[name] is not None
     ]
-    command = [sys.executable, "-m", "stages.bundle", chosen["variant"], *options]
-    output = subprocess.DEVNULL if arguments.quiet else None
-    return FAILED if subprocess.run(command, stdout=output, check=False).returncode else DONE
+    return [sys.executable, "-m", "stages.bundle", chosen["variant"], *options]
 
 
 def _recommended(arguments: argparse.Namespace) -> dict[str, str]:
