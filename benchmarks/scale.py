@@ -11,6 +11,7 @@ import argparse
 import copy
 import json
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -44,14 +45,15 @@ def main() -> None:
         folder = options.into or Path(temporary)
         write_project(folder, options.variants, options.levels)
         for name, command in COMMANDS.items():
-            print(f"{name}: {seconds(command, folder):.1f} s", flush=True)
+            wall_s, cpu_s = seconds(command, folder)
+            print(f"{name}: {wall_s:.1f} s, {cpu_s:.1f} s of CPU", flush=True)
         for path in sorted((folder / "reports").iterdir()):
             print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB")
 
 
-def seconds(command: list[str], folder: Path) -> float:
-    """Return the wall time of ``python -m`` with these words, run in `folder`."""
-    start = time.perf_counter()
+def seconds(command: list[str], folder: Path) -> tuple[float, float]:
+    """Return wall and CPU time of ``python -m`` with these words, run in `folder`."""
+    before, start = _children_cpu_s(), time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", *command],
         cwd=folder,
@@ -59,7 +61,12 @@ def seconds(command: list[str], folder: Path) -> float:
         stdout=subprocess.DEVNULL,
         check=True,
     )
-    return time.perf_counter() - start
+    return time.perf_counter() - start, _children_cpu_s() - before
+
+
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def write_project(folder: Path, variants: int, levels: int, seed: int = 0) -> None:
