@@ -11,7 +11,7 @@ export DVC_NO_ANALYTICS := 1
 # File by file on several processes, each on one core: threads that wait for each other's cores spin.
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: help setup data preset repro bench bundle test check device-check ui clean
+.PHONY: help setup doctor data preset repro status compare choose bench bundle test check device-check ui clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,9 @@ $(READY): requirements.lock scripts/setup.sh
 	@PYTHON="$(PYTHON)" bash scripts/setup.sh "$(VENV)"
 	@touch $(READY)
 
+doctor: setup ## say what works on this machine, what does not, what to do
+	@python -m pipeline doctor $(ARGS)
+
 data: setup ## fetch and prepare the images
 	@dvc repro prepare
 
@@ -31,8 +34,17 @@ preset: setup ## lay presets over params.yaml: make preset P="cifar10 resnet18" 
 repro: setup ## run the whole pipeline, print the table of variants
 	@python -c 'from stages import run_stage; from pipeline.params import load_params; run_stage(load_params)'
 	@dvc repro
-	@echo; cat reports/summary.md; echo
+	@echo; python -m pipeline compare; echo
 	@echo "All on one page: reports/index.html; every variant in the MLflow UI: make ui"
+
+status: setup ## say how far every variant is, and what to do next
+	@python -m pipeline status $(ARGS)
+
+compare: setup ## all variants in a table: make compare ARGS="--by accuracy --front"
+	@python -m pipeline compare $(ARGS)
+
+choose: setup ## which one to ship: make choose ARGS="--latency-ms 4 --max-drop 1"
+	@python -m pipeline choose $(ARGS)
 
 bench: setup ## time all that can run here: make bench ARGS="--min-accuracy 90 --batch 1 128"
 	@python -m stages.bench $(ARGS)

@@ -61,7 +61,7 @@ def choose(rows: Sequence[Row], limits: Choose) -> Choice:
     if not candidates:
         where = f" on backend {limits.backend!r}" if limits.backend else ""
         return Choice(None, None, f"nothing to recommend: no engine was timed{where}")
-    best = max(_whole(candidates) or candidates, key=lambda c: c.val_accuracy_pct)
+    best = compared_with(candidates)
     accurate = [c for c in candidates if _loss(c, best) <= _allowed(limits)]
     within = [c for c in accurate if c.latency_ms <= _budget(limits)]
     if not within:
@@ -89,8 +89,10 @@ def timed(rows: Iterable[Row]) -> list[Candidate]:
     ]
 
 
-def _whole(candidates: Iterable[Candidate]) -> list[Candidate]:
-    return [c for c in candidates if not c.removed and c.precision == "fp32"]
+def compared_with(candidates: Sequence[Candidate]) -> Candidate:
+    """Return the most accurate whole network in fp32, or of all where no whole one was timed."""
+    whole = [c for c in candidates if not c.removed and c.precision == "fp32"]
+    return max(whole or candidates, key=lambda c: c.val_accuracy_pct)
 
 
 def _loss(candidate: Candidate, best: Candidate) -> float:

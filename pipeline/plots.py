@@ -1,10 +1,13 @@
 """The report's pictures, drawn from the summary rows and the training histories."""
 
+import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,6 +20,9 @@ from pipeline.report import Row, pareto_front
 mpl.use("Agg")
 
 MARKERS = "osD^vPX*"
+LABEL_IN, LETTER_IN = 0.67, 0.083  # of a legend: around a label, and of each of its letters
+MANY = len(COLORS)  # variants that have a style of their own
+FAINT = {"color": "#d5d5d5", "linewidth": 0.6, "marker": ".", "markersize": 2, "zorder": 0}
 
 
 def accuracy_against_latency(rows: Sequence[Row], batch: int, path: Path) -> None:
@@ -61,12 +67,9 @@ def _latency_panel(
     timed = [r for r in rows if r["precision"] == precision and backend in r["latency_ms"]]
     if not timed:
         axes.text(0.5, 0.5, "not timed", ha="center", transform=axes.transAxes)
-    for name, all_own, style in _by_variant(rows):
-        own = [row for row in all_own if row in timed]
-        if not own:
-            continue
-        axes.plot(*zip(*map(point, own), strict=True), label=name, linewidth=1, **style)
-        for row in own:
+    for name, own, style in _by_variant(timed, named(rows)):
+        axes.plot(*zip(*map(point, own), strict=True), label=name, **({"linewidth": 1} | style))
+        for row in own if style is not FAINT else ():
             if row["chosen"]:
                 axes.plot(*point(row), "o", markersize=11, fillstyle="none", color=style["color"])
             if row["chosen"] or row in (own[0], own[-1]):  # those between are easily counted
@@ -91,17 +94,27 @@ def _legend_below(figure: Figure) -> None:
             entries.values(),
             entries.keys(),
             loc="outside lower center",
-            ncols=min(len(entries), 5),
+            ncols=_legend_columns(list(entries), figure.get_figwidth()),
             frameon=False,
         )
 
 
+def _legend_columns(labels: Sequence[str], width_in: float) -> int:
+    """Return into how many columns the labels go, parted as Matplotlib does; at most five."""
+    for columns in range(min(len(labels), 5), 1, -1):
+        parts = np.array_split(list(map(len, labels)), columns)
+        longest = [int(part.max()) for part in parts]
+        if sum(LABEL_IN + LETTER_IN * letters for letters in longest) <= width_in:
+            return columns
+    return 1
+
+
 def accuracy_against_removed(rows: Sequence[Row], path: Path) -> None:
     """Plot test accuracy in float32 against the number of removed blocks, one line per variant."""
-    rows = [row for row in rows if row["precision"] == "fp32"]
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     axes = figure.subplots()
-    for name, own, style in _by_variant(rows):
+    fp32 = [row for row in rows if row["precision"] == "fp32"]
+    for name, own, style in _by_variant(fp32, named(rows)):
         axes.plot(
             [_removed(row) for row in own],
             [row["test_accuracy_pct"] for row in own],
@@ -145,20 +158,41 @@ def distance_over_training(
     _write(figure, path)
 
 
-def _by_variant(rows: Sequence[Row]) -> list[tuple[str, list[Row], dict[str, Any]]]:
-    """Return each variant's rows with the line style that is its own in every plot."""
-    names = list(dict.fromkeys(row["variant"] for row in rows))
-    return [
-        (
-            name,
-            [row for row in rows if row["variant"] == name],
-            {
-                "color": COLORS[index % len(COLORS)],
-                "marker": MARKERS[index % len(MARKERS)],
-                "markersize": 5,
-            },
-        )
-        for index, name in enumerate(names)
+def named(rows: Sequence[Row]) -> list[str]:
+    """Return the variants that have a colour and a name of their own: all, up to `MANY`.
+
+    Of more it is those that most often stand on a Pareto front.
+    """
+    variants = dict.fromkeys(row["variant"] for row in rows)
+    if len(variants) <= MANY:
+        return list(variants)
+    backends = dict.fromkeys(name for row in rows for name in row["latency_ms"])
+    fronts = (row["variant"] for backend in backends for row in pareto_front(rows, backend))
+    best = [variant for variant, _ in Counter(fronts).most_common(MANY)]
+    return [variant for variant in variants if variant in best]
+
+
+def _by_variant(
+    rows: Sequence[Row], names: Sequence[str]
+) -> list[tuple[str, list[Row], dict[str, Any]]]:
+    """Return each variant's rows with the line style that is its own in every plot.
+
+    Those that are not in `names` come first, to lie below, and share a style and a name.
+    """
+    by_variant: dict[str, list[Row]] = {}
+    for row in rows:
+        by_variant.setdefault(row["variant"], []).append(row)
+    rest = [own for name, own in by_variant.items() if name not in names]
+    # A label with an underscore has no entry in the legend: one for all is enough.
+    others = [(f"{'_' * bool(n)}{len(rest)} others", own, FAINT) for n, own in enumerate(rest)]
+    styles = [
+        {"color": color, "marker": marker, "markersize": 5}
+        for color, marker in zip(COLORS, MARKERS, strict=True)
+    ]
+    return others + [
+        (name, by_variant[name], style)
+        for name, style in zip(names, itertools.cycle(styles), strict=False)
+        if name in by_variant
     ]
 
 

@@ -9,6 +9,8 @@ Metrics = Mapping[str, Any]  # one variant's metrics file of one stage
 Row = Mapping[str, Any]
 Table = tuple[list[str], list[list[str]]]  # header and lines
 
+MANY = 12  # with more variants, tables have their chosen levels alone
+
 REPAIR_NOTE = (
     "Validation accuracy of the PyTorch network without the blocks and with what stands in for "
     "them: as it is, with its batch norm re-estimated, fine-tuned. MACs: of forward passes over "
@@ -23,20 +25,30 @@ def summary_markdown(rows: Sequence[Row], metrics: Mapping[str, Mapping[str, Met
         rows: of all variants.
         metrics: ``{variant: {stage: metrics}}``.
     """
-    fp32 = [row for row in rows if row["precision"] == "fp32"]
+    many = len(metrics) > MANY
+    shown = [row for row in rows if row["chosen"]] if many else rows
+    fp32 = [row for row in shown if row["precision"] == "fp32"]
     sections = [
+        *([_condensed(rows, metrics)] if many else []),
         "## Depth",
         _table(*depth_table(fp32)),
         *_repair_section(fp32),
         "## Training",
         _table(*training_table({variant: own["train"] for variant, own in metrics.items()})),
         "## Precision",
-        _precision_table(rows),
+        _precision_table(shown),
         "## Engines of the chosen levels",
         _engine_table([row for row in rows if row["chosen"]]),
         *_notes(metrics, _union(row["latency_ms"] for row in rows)),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _condensed(rows: Sequence[Row], variants: Iterable[str]) -> str:
+    return (
+        f"Of {len(list(variants))} variants the chosen levels alone; all {len(rows)} rows: "
+        "`python -m pipeline compare --top 0`, or index.html."
+    )
 
 
 def depth_table(rows: Sequence[Row]) -> Table:

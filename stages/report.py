@@ -32,7 +32,7 @@ def main() -> None:
     batch = max(metrics[variants[0]]["benchmark"]["protocol"]["batch_sizes"])
     plots.accuracy_against_latency(rows, batch, REPORTS / "accuracy_latency.png")
     plots.accuracy_against_removed(rows, REPORTS / "accuracy_removed.png")
-    histories = {variant: metrics[variant]["train"]["epochs"] for variant in variants}
+    histories = {variant: metrics[variant]["train"]["epochs"] for variant in plots.named(rows)}
     plots.distance_over_training(histories, REPORTS / "distance_training.png")
     print(f"{len(rows)} rows in {REPORTS / 'index.html'}; recommended: {choice.reason}")
 

@@ -105,11 +105,10 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder as it is after `dvc repro` of two variants with three levels; its store is empty."""
+def reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as it is after `dvc repro` of two variants with three levels, without a store."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    shutil.copy(empty_store, tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     manifest = {
         "source": "fashion_mnist",
         "classes": ["boot", "shirt"],
@@ -124,6 +123,14 @@ def project(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) 
         Path("reports", plot).write_bytes(PIXEL)
     write_params("dense", "lacoot")
     return tmp_path
+
+
+@pytest.fixture
+def project(reported: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same folder with a store, which is empty."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{reported}/mlflow.db")
+    shutil.copy(empty_store, reported)
+    return reported
 
 
 @pytest.fixture

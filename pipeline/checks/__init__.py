@@ -1,0 +1,1 @@
+"""What `python -m pipeline doctor` looks at; one module per area."""

@@ -1,0 +1,161 @@
+"""`status` and `repro` on real runs of DVC, over stages that only copy; what a store holds."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from tracked import track, write_params
+
+from pipeline.__main__ import main
+from pipeline.artifacts import write_json
+from pipeline.commands import DONE
+from pipeline.failures import FAILED, Failure
+from pipeline.params import PARAMS
+from pipeline.standing import CHANGED, NEVER_RUN, UP_TO_DATE, Standing, standing, with_failure
+from pipeline.store import TrackingError
+from pipeline.store_state import store_in_words
+
+Capture = pytest.CaptureFixture[str]
+STAGES = {
+    "prepare": {"cmd": "cp code.py images", "deps": ["code.py"], "outs": ["images"]},
+    "train": {
+        "foreach": "${variants}",
+        "do": {
+            "cmd": "cp images trained-${key}",
+            "params": ["variants.${key}"],
+            "deps": ["images"],
+            "outs": ["trained-${key}"],
+        },
+    },
+    "score": {
+        "foreach": "${variants}",
+        "do": {
+            "cmd": "cp trained-${key} scored-${key}",
+            "deps": ["trained-${key}"],
+            "outs": ["scored-${key}"],
+        },
+    },
+}
+
+
+@pytest.fixture
+def dvc_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A DVC project of three stages and two variants, none of them run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    init = [sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"]
+    subprocess.run(init, check=True, timeout=60)
+    Path("code.py").write_text("1")
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}, sort_keys=False))
+    write_params("dense", "lacoot")
+    return tmp_path
+
+
+def states(capsys: Capture, *words: str) -> dict[str, list[tuple[str, str, str]]]:
+    capsys.readouterr()
+    assert main(["status", "--json", *words]) == DONE
+    found = json.loads(capsys.readouterr().out)["stages"]
+    return {
+        variant: [(one["stage"], one["state"], one["why"]) for one in own]
+        for variant, own in found.items()
+    }
+
+
+def test_from_never_run_to_up_to_date_and_changed(dvc_folder: Path, capsys: Capture) -> None:
+    assert states(capsys) == {
+        "(all variants)": [("prepare", NEVER_RUN, "")],
+        "dense": [("train", NEVER_RUN, ""), ("score", NEVER_RUN, "")],
+        "lacoot": [("train", NEVER_RUN, ""), ("score", NEVER_RUN, "")],
+    }
+
+    assert main(["repro", "lacoot"]) == DONE
+    assert Path("scored-lacoot").exists()
+    assert not Path("trained-dense").exists()
+    assert states(capsys, "lacoot") == {
+        "lacoot": [("train", UP_TO_DATE, ""), ("score", UP_TO_DATE, "")]
+    }
+
+    params = yaml.safe_load(PARAMS.read_text())
+    params["variants"]["lacoot"] = {"train": {"epochs": 7}}
+    PARAMS.write_text(yaml.safe_dump(params))
+    Path("code.py").write_text("2")
+    Path("scored-lacoot").unlink()
+    write_json(FAILED, {"dense": {"stage": "train", "reason": "the loss is NaN"}})
+    assert main(["status"]) == DONE
+    shared, dense, lacoot, _, store, following = capsys.readouterr().out.splitlines()[-6:]
+    words = [" ".join(line.split()) for line in (shared, dense, lacoot)]
+    assert words == [
+        "(all variants) changed 0 of 1 prepare code code.py",
+        "dense failed 0 of 2 train the loss is NaN",
+        "lacoot changed 0 of 2 train param variants.lacoot",
+    ]
+    assert store == "MLflow: sqlite:///mlflow.db: not there yet; the stage `track` makes it"
+    assert following.startswith("next: mend what failed")
+    assert states(capsys, "lacoot")["lacoot"][1] == ("score", CHANGED, "scored-lacoot is not here")
+
+
+def test_a_stage_that_fails_ends_with_what_to_do(
+    dvc_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("code.py").unlink()
+    with pytest.raises(SystemExit, match=r"`dvc repro` stopped, for the reason above"):
+        main(["repro"])
+    assert "code.py" in capfd.readouterr().err
+
+
+def test_what_dvc_says_becomes_few_words() -> None:
+    told = {
+        "train@wide": [
+            {
+                "changed deps": {
+                    "pipeline/train.py": "modified",
+                    "pipeline/data.py": "deleted",
+                    "artifacts/prepare": "deleted",
+                    "params.yaml": {"variants.wide": "modified", "train": "new"},
+                }
+            },
+            {"changed outs": {"artifacts/train/wide": "not in cache"}},
+            "changed command",
+        ],
+        "probe": ["always changed"],
+    }
+    assert standing("train", "wide", told, run=True) == Standing(
+        "train", CHANGED, "param variants.wide, param train, code pipeline/train.py (+1) and 3 more"
+    )
+    assert standing("train", "wide", told, run=False).state == NEVER_RUN
+    assert standing("probe", None, told, run=True).state == UP_TO_DATE
+
+
+def test_a_failure_stands_until_its_stage_has_run() -> None:
+    failure = Failure("train", "the loss is NaN")
+    (failed,) = with_failure([Standing("train", CHANGED)], failure)
+    assert (failed.state, failed.why) == ("failed", "the loss is NaN")
+    for found in (Standing("train", UP_TO_DATE), Standing("score", CHANGED)):
+        assert with_failure([found], failure) == [found]
+    assert with_failure([Standing("train", CHANGED)], None) == [Standing("train", CHANGED)]
+
+
+def test_an_unknown_variant_is_named(dvc_folder: Path) -> None:
+    for verb in ("status", "repro"):
+        with pytest.raises(SystemExit, match=r"no variant 'lacot' .* did you mean 'lacoot'"):
+            main([verb, "lacot"])
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+def test_the_store_in_words_is_what_mlflow_holds(project: Path) -> None:
+    uri = f"sqlite:///{project}/mlflow.db"
+    assert store_in_words(uri, "shoal").endswith(": 0 runs of shoal, 0 runs of shoal-training")
+    track()
+    assert store_in_words(uri, "shoal") == f"{uri}: 6 runs of shoal, 0 runs of shoal-training"
+
+
+def test_a_store_that_is_damaged_or_away_is_told(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(TrackingError, match="file is not a database"):
+        store_in_words(f"sqlite:///{tmp_path}/mlflow.db", "shoal")
+    with pytest.raises(TrackingError, match=r"127\.0\.0\.1:1 cannot be used"):
+        store_in_words("http://127.0.0.1:1", "shoal")
