@@ -17,9 +17,8 @@ import torch.distributed as dist
 
 from models.errors import ShoalError
 from pipeline.devices import pick_device
-from pipeline.distributed import is_first
 
-GRACE_S = 5.0  # in which torchrun ends the other processes when the first has failed
+GRACE_S = 5.0  # in which torchrun ends a process because another one has failed
 
 
 def to_start(wanted: int | None) -> int:
@@ -81,7 +80,8 @@ def start(count: int, module: str, argument: str) -> None:
 def joined() -> Iterator[torch.device]:
     """Yield this process's device, with the processes that `torchrun` started as one group.
 
-    A process that was started alone is a group of itself.
+    A process that was started alone is a group of itself. Of several that fail by a `ShoalError`,
+    the first raises it and the others end in silence.
 
     Raises:
         ShoalError: more processes than CUDA devices were started on this machine.
@@ -93,11 +93,23 @@ def joined() -> Iterator[torch.device]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
-    except ShoalError:
-        if not is_first():  # which mostly has the same to tell, and ends this process by ending
+    except ShoalError as e:
+        if not _first_to_fail():  # mostly by the same error
             time.sleep(GRACE_S)
+            raise SystemExit(1) from e
+        raise
+    except RuntimeError:  # mostly that a process is gone, which is told elsewhere
+        time.sleep(GRACE_S)
         raise
     dist.destroy_process_group()
+
+
+def _first_to_fail() -> bool:
+    """Say, to the first process that asks, that it is the first."""
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, is_master=False)  # type: ignore[attr-defined]
+    first: bool = store.add("shoal/failed", 1) == 1
+    return first
 
 
 def _own_device() -> torch.device:

@@ -13,10 +13,12 @@ from torch.nn.parallel import DistributedDataParallel
 from trainings import fresh, settings
 
 from models.blocks import Block
+from models.errors import ShoalError
 from models.units import Unit, block_units
 from pipeline.data import Dataset, load
 from pipeline.distributed import from_first, is_first, world_size
 from pipeline.estimators import ESTIMATORS
+from pipeline.parallel import require_enough_for_all
 from pipeline.regularizer import block_penalty
 from pipeline.train import EpochLog, train
 
@@ -159,6 +161,10 @@ if __name__ == "__main__":
     share = slice(0, 5) if rank == 0 else slice(5, 12)  # unequal on purpose
     results: dict[str, Any] = {name: run(name, share, device) for name in ESTIMATORS}
     results["from first"] = from_first(rank)
+    try:
+        require_enough_for_all({"train.batch_size": 3})
+    except ShoalError as e:
+        results["too few"] = str(e)
     if backend == "gloo":
         results["trainings"] = trainings(load(Path(sys.argv[3])), folder)
     torch.save(results, folder / f"{rank}.pt")

@@ -68,6 +68,11 @@ def test_the_first_process_decides_for_all(shared: list[dict]) -> None:
     assert [computed["from first"] for computed in shared] == [0, 0]
 
 
+def test_two_images_for_each_process_are_the_least(shared: list[dict]) -> None:
+    for computed in shared:
+        assert "train.batch_size is 3, and 2 processes need two images" in computed["too few"]
+
+
 @given(st.integers(0, 500), st.integers(1, 40))
 def test_parts_of_a_batch_are_all_of_it_in_order_and_about_equal(n: int, processes: int) -> None:
     parts = [range(n)[Share(rank, processes).rows(n)] for rank in range(processes)]

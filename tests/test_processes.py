@@ -11,10 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from stage_process import run_stage
+from trainings import settings
 
+from models.errors import ShoalError
 from pipeline.artifacts import read_json
+from pipeline.parallel import Shards, synchronise_batch_norm
+from pipeline.processes import to_start
 from stages.train import main
 
 ROOT = Path(__file__).parent.parent
@@ -40,8 +45,7 @@ def project(tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> 
     params["variants"] = {
         "shared": {"train": {"processes": 2}},
         "alone": {},
-        "too_small": {"train": {"processes": 2, "batch_size": 3}},
-        "too_few": {"train": {"parallel": "fsdp"}},
+        "misspelt": {"train": {"processes": 2}, "model": {"name": "resnet81_cifar"}},
     }
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     shutil.copytree(prepared, tmp_path / "artifacts" / "prepare")
@@ -102,14 +106,36 @@ def test_a_training_that_lost_a_process_ends_and_continues_to_what_one_process_t
 
 
 def test_an_error_of_all_processes_is_told_once(project: Path) -> None:
-    result = run_stage("train", "too_small", cwd=project, **NO_STORE)
+    result = run_stage("train", "misspelt", cwd=project)
     assert result.returncode == 1
-    wanted = "error: train.batch_size is 3, and 2 processes need two images each"
-    assert result.stderr.count(wanted) == 1
+    assert result.stderr.startswith("error: no model 'resnet81_cifar'; did you mean")
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_nothing_is_cut_up_for_one_process(project: Path) -> None:
-    result = run_stage("train", "too_few", cwd=project, **NO_STORE)
-    assert result.returncode == 1
-    assert "error: train.parallel = 'fsdp' cuts a network up among processes" in result.stderr
+def test_more_processes_than_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert (to_start(None), to_start(2), to_start(1)) == (2, 2, 0)
+    with pytest.raises(ShoalError, match=r"train\.processes = 3, but this machine has 2 CUDA"):
+        to_start(3)
+
+
+def test_none_is_started_by_one_that_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    assert to_start(2) == 0
+
+
+def test_nothing_is_cut_up_for_one_process() -> None:
+    with pytest.raises(ShoalError, match="'fsdp' cuts a network up among processes"):
+        Shards(torch.nn.Linear(2, 2), [], torch.device("cpu"))
+
+
+def test_batch_norm_of_all_processes_needs_a_gpu() -> None:
+    with pytest.raises(ShoalError, match=r"train\.sync_batch_norm needs CUDA devices"):
+        synchronise_batch_norm(torch.nn.BatchNorm2d(2), torch.device("cpu"))
+
+
+def test_blocks_do_not_leave_a_network_that_is_cut_up() -> None:
+    with pytest.raises(
+        ValidationError, match="'fsdp' cuts the network up .* 'anneal' takes blocks"
+    ):
+        settings(parallel="fsdp", strategy={"name": "anneal"})
