@@ -125,7 +125,7 @@ def test_none_is_started_by_one_that_was_started(monkeypatch: pytest.MonkeyPatch
 
 
 def test_nothing_is_cut_up_for_one_process() -> None:
-    with pytest.raises(ShoalError, match="'fsdp' cuts a network up among processes"):
+    with pytest.raises(ShoalError, match=r"'fsdp' cuts a network up among processes"):
         Shards(torch.nn.Linear(2, 2), [], torch.device("cpu"))
 
 
@@ -136,6 +136,6 @@ def test_batch_norm_of_all_processes_needs_a_gpu() -> None:
 
 def test_blocks_do_not_leave_a_network_that_is_cut_up() -> None:
     with pytest.raises(
-        ValidationError, match="'fsdp' cuts the network up .* 'anneal' takes blocks"
+        ValidationError, match=r"'fsdp' cuts the network up .* 'anneal' takes blocks"
     ):
         settings(parallel="fsdp", strategy={"name": "anneal"})
