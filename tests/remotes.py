@@ -28,7 +28,7 @@ def s3_server(folder: Path) -> Iterator[str]:
         (folder / "moto.log").open("w") as log,
         subprocess.Popen(
             [program, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
-        ) as p,
+        ) as server,
     ):
         try:
             address = f"http://127.0.0.1:{port}"
