@@ -28,12 +28,13 @@ from models.units import block_units
 from pipeline.artifacts import replace_file
 from pipeline.data import Dataset, Split, batches, load, subset
 from pipeline.devices import pick_device, pick_precision
+from pipeline.epochs import EVALUATION_BATCH
 from pipeline.evaluate import accuracy_pct, reestimate_batch_norm
 from pipeline.networks import create_network
 from pipeline.params import Model, Prepare, Train
 from pipeline.prepare import prepare
 from pipeline.search import removal_order
-from pipeline.train import EVALUATION_BATCH, EpochLog, train
+from pipeline.train import EpochLog, train
 from stages import run_stage
 
 TARGET = Path("docs/finetune.md")

@@ -20,11 +20,12 @@ from models.surgery import bypass
 from pipeline import data
 from pipeline.artifacts import artifacts_dir, replace_file
 from pipeline.devices import pick_device
+from pipeline.epochs import EVALUATION_BATCH
 from pipeline.evaluate import accuracy_pct
 from pipeline.method import select_units
 from pipeline.networks import create_network
 from pipeline.params import Variant, load_params
-from pipeline.train import EVALUATION_BATCH, train
+from pipeline.train import train
 
 TARGET = Path("docs/seeds.md")
 

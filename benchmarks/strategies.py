@@ -37,12 +37,13 @@ from benchmarks.trials import (
 from pipeline.criteria import CRITERIA, gather
 from pipeline.data import Dataset, subset
 from pipeline.devices import pick_device
+from pipeline.epochs import MONITORED_IMAGES
 from pipeline.method import select_units
 from pipeline.networks import create_network
 from pipeline.params import Method, Score, Strategy, Train
 from pipeline.replacement import fit
 from pipeline.search import removal_order
-from pipeline.train import MONITORED_IMAGES, REPLACEMENT_IMAGES, train
+from pipeline.train import REPLACEMENT_IMAGES, train
 
 TRIAL_IMAGES, TRIAL_ROUNDS = 768, 2
 PLAIN = "plain training"

@@ -26,13 +26,14 @@ from pipeline import data
 from pipeline.artifacts import CACHE, digest, locked, read_json, replace_dir, write_json
 from pipeline.data import Dataset, Split, batches, subset
 from pipeline.devices import pick_device
+from pipeline.epochs import EVALUATION_BATCH
 from pipeline.evaluate import accuracy_pct, has_batch_norm, reestimate_batch_norm
 from pipeline.method import select_units
 from pipeline.networks import create_network
 from pipeline.params import Method, Model, Prepare, Train
 from pipeline.prepare import prepare
 from pipeline.replacement import fit
-from pipeline.train import EVALUATION_BATCH, EpochLog, train
+from pipeline.train import EpochLog, train
 
 FOLDER = CACHE / "benchmarks"
 RESULTS = Path("benchmarks/results")  # in git: what was measured, a JSON object a line

@@ -1,8 +1,9 @@
 """Training images changed at random: geometry and colour before, Mixup and CutMix after scaling.
 
 What is drawn comes from the generator that is passed in and from nothing else, on every device, so
-that an epoch can be repeated. torchvision's transforms draw from torch's own generator: they run on
-a seed that ours gives, and torch's is put back afterwards. Validation and test never come here.
+that an epoch can be repeated; what an image gets does not depend on how many processes share its
+batch. torchvision's transforms draw from torch's own generator: they run on seeds that ours gives,
+and torch's is put back afterwards. Validation and test never come here.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from jaxtyping import Float32, Int64
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from pipeline.data import Augment, Images
+from pipeline.data import Augment, Draws, Images
 from pipeline.params import Train
 
 Inputs = Float32[Tensor, "b c h w"]
@@ -34,9 +35,9 @@ def augmentation(params: Train) -> Augment | None:
     if not steps:
         return None
 
-    def augment(images: Images, generator: Generator) -> Images:
+    def augment(images: Images, draws: Draws) -> Images:
         for step in steps:
-            images = step(images, generator)
+            images = step(images, draws)
         return images
 
     return augment
@@ -58,10 +59,14 @@ def _per_image(params: Train) -> Augment | None:
             steps.append(v2.ColorJitter(*[strength] * 4))
         return steps
 
-    def augment(images: Images, generator: Generator) -> Images:
+    def augment(images: Images, draws: Draws) -> Images:
         change = v2.Compose(transforms(list(images.shape[2:])))
-        with torchs_draws_from(generator):
-            return torch.stack([change(image) for image in images])
+        seeds = draws.integers(2**63 - 1)[0].tolist()
+        changed = []
+        for image, seed in zip(images, seeds, strict=True):
+            with torchs_draws_from(seed):
+                changed.append(change(image))
+        return torch.stack(changed)
 
     return augment
 
@@ -71,22 +76,22 @@ def _on_batch(params: Train) -> Augment | None:
     if not axes and not padding:
         return None
 
-    def augment(images: Images, generator: Generator) -> Images:
+    def augment(images: Images, draws: Draws) -> Images:
         for axis in axes:
-            images = _random_flip(images, axis, generator)
-        return _random_crop(images, padding, generator) if padding else images
+            images = _random_flip(images, axis, draws)
+        return _random_crop(images, padding, draws) if padding else images
 
     return augment
 
 
-def _random_flip(images: Images, axis: int, generator: Generator) -> Images:
-    mirrored = torch.rand(len(images), generator=generator) < 0.5
+def _random_flip(images: Images, axis: int, draws: Draws) -> Images:
+    mirrored = draws.uniform() < 0.5
     return torch.where(mirrored.to(images.device).reshape(-1, 1, 1, 1), images.flip(axis), images)
 
 
-def _random_crop(images: Images, padding: int, generator: Generator) -> Images:
+def _random_crop(images: Images, padding: int, draws: Draws) -> Images:
     n, _, height, width = images.shape
-    offsets = torch.randint(2 * padding + 1, (2, n), generator=generator).to(images.device)
+    offsets = draws.integers(2 * padding + 1, rows=2).to(images.device)
     padded = functional.pad(images, [padding] * 4)
     # (n, c, h + 2p, w + 2p) -> every window (n, 2p + 1, 2p + 1, c, h, w) as a view -> (n, c, h, w)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
@@ -97,9 +102,9 @@ def _random_crop(images: Images, padding: int, generator: Generator) -> Images:
 def mixing(params: Train, classes: int) -> Mix | None:
     """Return Mixup (arXiv 1710.09412) or CutMix (arXiv 1905.04899), or None for neither.
 
-    Each batch is mixed with itself shifted by one image, in a proportion drawn from Beta(α, α); the
-    labels become shares of the classes. Where both α are above 0, a coin decides for each batch, as
-    in torchvision's reference training.
+    Each batch, or a process's part of it, is mixed with itself shifted by one image, in a
+    proportion drawn from Beta(α, α); the labels become shares of the classes. Where both α are
+    above 0, a coin decides for each batch, as in torchvision's reference training.
     """
     if not params.mixup_alpha and not params.cutmix_alpha:
         return None
@@ -115,19 +120,18 @@ def mixing(params: Train, classes: int) -> Mix | None:
         images: Inputs, labels: Int64[Tensor, " b"], generator: Generator
     ) -> tuple[Inputs, SoftLabels]:
         way = ways[int(torch.randint(len(ways), (), generator=generator))]
-        with torchs_draws_from(generator):
+        with torchs_draws_from(int(torch.randint(2**63 - 1, (), generator=generator))):
             return way(images, labels)
 
     return mix
 
 
 @contextmanager
-def torchs_draws_from(generator: Generator) -> Iterator[None]:
-    """Let torch's own CPU generator start from a draw of `generator`, and put it back after.
+def torchs_draws_from(seed: int) -> Iterator[None]:
+    """Let torch's own CPU generator start from `seed`, and put it back after.
 
     No other device's is touched: the transforms draw on the CPU whatever they work on.
     """
-    seed = int(torch.randint(2**63 - 1, (), generator=generator))
     state = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)
     try:

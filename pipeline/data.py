@@ -12,10 +12,37 @@ from torch import Generator, Tensor
 
 from models.errors import ArtifactError
 from pipeline.artifacts import read_json
+from pipeline.distributed import WHOLE, Share
 
 Images = UInt8[Tensor, "n c h w"]
 Labels = Int64[Tensor, "n"]
-Augment = Callable[[Images, Generator], Images]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers for the images of a batch, of which a process may hold a part.
+
+    They are drawn for the whole batch, so that an image gets the same however many share it.
+    """
+
+    generator: Generator
+    images: int  # of the whole batch
+    share: Share = WHOLE
+
+    def uniform(self) -> Float32[Tensor, " n"]:
+        """Return a number from 0 to 1 for each of the own images."""
+        return torch.rand(self.images, generator=self.generator)[self._own]
+
+    def integers(self, high: int, rows: int = 1) -> Int64[Tensor, "rows n"]:
+        """Return integers from 0 to `high`, itself left out: a column for each own image."""
+        return torch.randint(high, (rows, self.images), generator=self.generator)[:, self._own]
+
+    @property
+    def _own(self) -> slice:
+        return self.share.rows(self.images)
+
+
+Augment = Callable[[Images, Draws], Images]
 
 
 @dataclass(frozen=True)
@@ -100,7 +127,7 @@ def drawn(split: Split, n: int, seed: int) -> Int64[Tensor, " k"]:
     return torch.randperm(len(split), generator=Generator().manual_seed(seed))[:n]
 
 
-def batches(
+def batches(  # noqa: PLR0913 - the keywords of a loader
     split: Split,
     batch_size: int,
     *,
@@ -110,25 +137,30 @@ def batches(
     generator: Generator | None = None,
     augment: Augment | None = None,
     rows: Int64[Tensor, " k"] | None = None,
+    share: Share = WHOLE,
 ) -> Iterator[tuple[Float32[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
     """Yield every image once, normalised by (x / 255 − mean) / std, with its label, on `device`.
 
     With `rows` those images alone are what there is.
 
     A CPU `generator` shuffles and feeds `augment`: its state alone decides what comes, on whatever
-    device. Without one, images come in order. The last batch may be smaller; a single image left
-    over joins the batch before it: batch norm cannot learn from one.
+    device. Without one, images come in order. With `share` the own part of each batch comes, and
+    all parts together are what comes without. The last batch may be smaller; one that would leave a
+    process a single image joins the batch before it: batch norm cannot learn from one.
     """
     if augment is not None and generator is None:
         raise ValueError("augment draws random numbers; pass a generator")
     device = torch.device(device)
     scale, shift = _normalisation(mean, std, device)
     every = torch.arange(len(split)) if rows is None else rows
-    for places in _batch_rows(len(every), batch_size, generator):
-        images = _to(device, split.images[every[places]])
+    n = len(every)
+    order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
+    for places in torch.split(order, batch_sizes(n, batch_size, share.of)):
+        own = every[places[share.rows(len(places))]]
+        images = _to(device, split.images[own])
         if augment is not None and generator is not None:
-            images = augment(images, generator)
-        yield images.float().mul_(scale).add_(shift), _to(device, split.labels[every[places]])
+            images = augment(images, Draws(generator, len(places), share))
+        yield images.float().mul_(scale).add_(shift), _to(device, split.labels[own])
 
 
 def validation_sample(folder: Path, n: int) -> Float32[np.ndarray, "n c h w"]:
@@ -143,9 +175,14 @@ def validation_sample(folder: Path, n: int) -> Float32[np.ndarray, "n c h w"]:
     return images.numpy()
 
 
-def batch_count(images: int, batch_size: int) -> int:
-    """Return how many batches `batches` makes of so many images."""
-    return sum(1 for _ in _batch_rows(images, batch_size, None))
+def batch_sizes(images: int, batch_size: int, processes: int = 1) -> list[int]:
+    """Return the sizes of the batches that `batches` makes of so many images, for all processes."""
+    sizes = [batch_size] * (images // batch_size) + [images % batch_size] * bool(
+        images % batch_size
+    )
+    if len(sizes) > 1 and sizes[-1] < 2 * processes:
+        sizes[-2:] = [batch_size + sizes[-1]]
+    return sizes
 
 
 def _normalisation(
@@ -154,16 +191,6 @@ def _normalisation(
     """Return scale and shift, each (c, 1, 1), so that x · scale + shift is the normalised image."""
     means, stds = (torch.tensor(v, dtype=torch.float64).reshape(-1, 1, 1) for v in (mean, std))
     return (1 / (255 * stds)).float().to(device), (-means / stds).float().to(device)
-
-
-def _batch_rows(
-    n: int, batch_size: int, generator: Generator | None
-) -> Iterator[Int64[Tensor, " b"]]:
-    order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
-    sizes = [batch_size] * (n // batch_size) + [n % batch_size] * bool(n % batch_size)
-    if len(sizes) > 1 and sizes[-1] == 1:
-        sizes[-2:] = [batch_size + 1]
-    yield from torch.split(order, sizes)
 
 
 def _to(device: torch.device, tensor: Tensor) -> Tensor:

@@ -5,15 +5,52 @@ features never; directions must be equal everywhere, which seeded generators see
 process nothing is exchanged.
 """
 
+from typing import NamedTuple, TypeVar
+
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
+T = TypeVar("T")
+
+
+class Share(NamedTuple):
+    """Which part of every batch is a process's own: that of its rank, of so many equal ones."""
+
+    rank: int
+    of: int
+
+    def rows(self, n: int) -> slice:
+        """Return the own rows of `n`; parts follow each other and differ by one row at most."""
+        return slice(*(n * bound // self.of for bound in (self.rank, self.rank + 1)))
+
+
+WHOLE = Share(0, 1)
+
 
 def world_size() -> int:
     """Return the number of processes of the run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def own_share() -> Share:
+    """Return the part of this process, which is all of it in a single one."""
+    return WHOLE if world_size() == 1 else Share(dist.get_rank(), world_size())
+
+
+def is_first() -> bool:
+    """Say whether this is the process that writes and decides for all."""
+    return own_share().rank == 0
+
+
+def from_first(value: T) -> T:
+    """Return what the first process passed, in all of them; tensors in it lie on the CPU."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
 
 
 def gather_columns(u: Float[Tensor, "... n"]) -> Float[Tensor, "... N"]:
@@ -41,7 +78,7 @@ def own_columns(gathered: Float[Tensor, "... N"], n: int) -> Float[Tensor, "... 
     """Return the columns that this process, which has `n`, gave to `gather_columns`."""
     if world_size() == 1:
         return gathered
-    start = sum(_counts(n, gathered.device)[: dist.get_rank()])
+    start = sum(_counts(n, gathered.device)[: own_share().rank])
     return gathered[..., start : start + n]
 
 

@@ -30,7 +30,8 @@ def fine_tuning(train: Train, heal: Heal) -> Train:
     """Return the settings by which a level is fine-tuned: those of its variant's training.
 
     Epochs, learning rate and distillation are those of `heal`. The penalty, which made blocks
-    dispensable, and a strategy, which took some out, have done their work and are left out.
+    dispensable, and a strategy, which took some out, have done their work and are left out. One
+    process does it.
     """
     changes = {
         "epochs": heal.epochs,
@@ -38,6 +39,7 @@ def fine_tuning(train: Train, heal: Heal) -> Train:
         "penalty": Penalty.model_validate({"lambda": 0.0}),
         "strategy": Strategy(),
         "distill": Distill(**heal.distill.model_dump()),
+        "parallel": "ddp",
     }
     return train.model_copy(update=changes)
 

@@ -154,6 +154,19 @@ class Train(Section):
     penalty: Penalty
     strategy: Strategy = Field(default_factory=Strategy)
     distill: Distill = Field(default_factory=Distill)
+    processes: int | None = Field(default=1, ge=1)
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    sync_batch_norm: bool = False
+
+    @model_validator(mode="after")
+    def _cut_up_it_stays_whole(self) -> "Train":
+        if self.parallel == "fsdp" and self.strategy.name != "penalty":
+            raise ValueError(
+                f"parallel 'fsdp' cuts the network up among processes, and strategy "
+                f"{self.strategy.name!r} takes blocks out of it; take parallel: ddp, or strategy "
+                "penalty, which leaves them in"
+            )
+        return self
 
 
 class Method(Section):

@@ -16,6 +16,7 @@ from models.surgery import left_out, module_paths, take_out
 from models.units import Unit
 from pipeline.artifacts import read_json
 from pipeline.criteria import CRITERIA, Evidence
+from pipeline.distributed import from_first
 from pipeline.params import PlannedLevel, Strategy
 from pipeline.replacement import StandIns
 from pipeline.strategies import STRATEGIES
@@ -88,10 +89,15 @@ class Removal:
         with gated(self.model, self.fading, lambda: gate(time(), until)):
             yield
 
+    @property
+    def samples(self) -> bool:
+        """Say whether the next step leaves out blocks at random."""
+        return self.schedule.samples and not self.gone
+
     @contextmanager
     def sampled(self, choice: random.Random) -> Iterator[list[str]]:
         """Let the network run without as many blocks as are to go, where the strategy says so."""
-        if not self.schedule.samples or self.gone:
+        if not self.samples:
             yield []
             return
         names = choice.sample([unit.name for unit in self._candidates()], self.count)
@@ -120,7 +126,8 @@ class Removal:
         evidence = self.measure(self._candidates(), self.count - len(self.gone))
         scores = CRITERIA[self.strategy.criterion](evidence)
         self.model.train(was_training)
-        return sorted(scores, key=lambda name: scores[name])
+        # Rounding must not let the processes of a training part ways.
+        return from_first(sorted(scores, key=lambda name: scores[name]))
 
     def _candidates(self) -> list[Unit]:
         """Return the units that are still there and may go."""

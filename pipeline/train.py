@@ -4,11 +4,11 @@ Under some strategies (`pipeline.strategies`) blocks leave the network meanwhile
 
 After every epoch the whole state goes to a checkpoint. Each epoch draws its randomness from
 (seed, epoch) alone, so a run that was killed and continued ends with the same weights as one
-that was not (bit for bit on the CPU with one thread).
+that was not (bit for bit on the CPU with one thread). Several processes may share the work
+(`pipeline.parallel`): all of them call `train` alike, the first decides and writes for all.
 """
 
 import math
-import pickle
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,23 +18,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int64
 from torch import Tensor, nn
 
 from models.cost import count_macs
-from models.errors import ArtifactError, ShoalError
+from models.errors import ShoalError
 from models.replacements import ChannelMap
 from models.units import Unit
-from pipeline.activations import measure_blocks
-from pipeline.artifacts import replace_file
-from pipeline.augment import augmentation, mixing
+from pipeline import checkpoints
 from pipeline.criteria import Evidence, gather
-from pipeline.data import Dataset, batch_count, batches, drawn, subset
+from pipeline.data import Dataset, batch_sizes, batches, subset
 from pipeline.devices import pick_precision
 from pipeline.distillation import TaskLoss, from_labels, from_teacher
+from pipeline.distributed import from_first, is_first, own_share, sum_over_processes, world_size
+from pipeline.epochs import (
+    EVALUATION_BATCH,
+    MONITORED_IMAGES,
+    rows,
+    seed,
+    training_batches,
+    validated,
+)
 from pipeline.estimators import ESTIMATORS, Estimator
-from pipeline.evaluate import accuracy_pct
+from pipeline.evaluate import average_batch_norm
 from pipeline.optimizers import OPTIMIZERS, learning_rate
+from pipeline.parallel import PARALLEL, Parallel, require_enough_for_all, synchronise_batch_norm
 from pipeline.params import Score, Train
 from pipeline.progress import progress
 from pipeline.regularizer import block_penalty
@@ -44,8 +51,6 @@ from pipeline.spending import Spending
 
 EpochLog = dict[str, Any]
 
-MONITORED_IMAGES = 1024  # on which the blocks are measured
-EVALUATION_BATCH = 256
 REPLACEMENT_IMAGES = 256  # on which maps in the place of blocks are fitted
 
 
@@ -72,24 +77,37 @@ def train(
     """Train `model` in place; return one entry per epoch, and the blocks it lacks now.
 
     Args:
-        model: a freshly created network.
+        model: a freshly created network. Cut up among processes (`parallel: fsdp`) it stays on the
+            CPU, and only the first has the trained weights in it afterwards.
         data: prepared images; train is learnt from, validation is only looked at.
         params: the `train` section, the penalty included.
         blocks: removable units; the penalty is the mean over them.
         device: where to train.
-        checkpoint: file of the resumable state; continued from where it exists.
+        checkpoint: file of the resumable state; continued from where it exists. Only the first
+            process looks at it.
         log: called with each entry, those of a resumed run's past included: learning rate,
             losses, validation accuracy, distance per block, images/s, seconds, the blocks taken
             out so far, and the MACs of all forward passes over training images.
         teacher: a trained network whose logits are learnt from too, as `distill` says.
 
     Raises:
-        ShoalError: the loss is not finite, or a penalty is asked for and no block is removable.
+        ShoalError: the loss is not finite, a penalty is asked for and no block is removable, or
+            there are too few images for so many processes.
         BlockError: the strategy is to remove blocks that there are not.
     """
     if params.penalty.weight > 0 and not blocks:
         raise ShoalError("the penalty needs a removable block and this network has none")
-    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    require_enough_for_all(
+        {
+            "train.batch_size": params.batch_size,
+            "the number of training images": params.images_per_epoch or len(data.train),
+            "the number of validation images": len(data.validation),
+        }
+    )
+    if params.sync_batch_norm and world_size() > 1:
+        model = synchronise_batch_norm(model, device)
+    parallel = PARALLEL[params.parallel](model, blocks, device)
+    model = parallel.model
     dtype = pick_precision(params.precision, device)
     ranking = Score(
         seed=params.seed,
@@ -110,7 +128,7 @@ def train(
 
     example = torch.zeros((1, data.channels, data.image_size, data.image_size), device=device)
     run = _Run(
-        model=model,
+        parallel=parallel,
         data=data,
         params=params,
         blocks=blocks,
@@ -128,15 +146,17 @@ def train(
         teacher.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         run.task = from_teacher(teacher, params.distill, dtype)
         run.spending.besides = count_macs(teacher, example)
-    if checkpoint.exists():
+    if from_first(checkpoint.exists()):
         run.resume(checkpoint)
         for entry in run.history:
             log(entry)
+    parallel.wrap(varying=run.removal.samples)
     for epoch in range(len(run.history), params.epochs):
         entry = run.train_and_validate(epoch)
         run.history.append(entry)
         run.save(checkpoint)
         log(entry)
+    parallel.finish()
     axes = {name: stand_in.axis for name, stand_in in run.removal.maps.items()}
     return Trained(run.history, run.removal.gone, axes)
 
@@ -145,7 +165,7 @@ def train(
 class _Run:
     """A training under way: what changes from epoch to epoch and what it works on."""
 
-    model: nn.Module
+    parallel: Parallel
     data: Dataset
     params: Train
     blocks: Sequence[Unit]
@@ -160,12 +180,19 @@ class _Run:
     spending: Spending
     elapsed: float = 0.0  # share of the training that is over
 
+    @property
+    def model(self) -> nn.Module:
+        return self.parallel.model
+
     def train_and_validate(self, epoch: int) -> EpochLog:
         started = time.perf_counter()
         with self.removal.faded(lambda: self.elapsed):
             entry: EpochLog = {"epoch": epoch + 1} | self.train_epoch(epoch)
             trained = time.perf_counter()
-            entry |= self.validate()
+            there = [unit for unit in self.blocks if unit.name not in self.removal.gone]
+            entry |= validated(
+                self.model, self.data, there, self.device, self.params.penalty.projections
+            )
         entry |= {"removed": list(self.removal.gone)}
         entry["images_per_s"] = entry["images_seen"] / (trained - started)
         entry["seconds"] = time.perf_counter() - started
@@ -174,28 +201,32 @@ class _Run:
     def train_epoch(self, epoch: int) -> EpochLog:
         """Pass over the epoch's images once; return the last learning rate and the mean losses."""
         params = self.params
-        torch.manual_seed(self.seed(epoch, 0))  # dropout, drop path
-        rows = self.rows(epoch)
-        steps = batch_count(len(rows), params.batch_size)
+        torch.manual_seed(seed(params, epoch, 0) + (own_share().rank << 40))  # dropout, drop path
+        chosen = rows(self.data, params, epoch)
+        sizes = batch_sizes(len(chosen), params.batch_size, world_size())
         sums = torch.zeros(2, device=self.device)  # task loss, penalty
         rate, spent = params.learning_rate, 0
-        choice = random.Random(self.seed(epoch, 3))
+        choice = random.Random(seed(params, epoch, 3))
         self.model.train()
         with self.penalty(epoch) as penalty:
             bar = progress(
-                self.training_batches(rows, epoch),
+                training_batches(self.data, params, epoch, chosen, self.device),
                 f"epoch {epoch + 1}/{params.epochs}",
-                total=steps,
+                total=len(sizes),
                 unit="batch",
             )
-            for step, (batch, labels) in enumerate(bar):
-                self.elapsed = (epoch * steps + step) / (params.epochs * steps)
-                self.learn_too(self.removal.advance(self.elapsed))
+            for step, (size, (batch, labels)) in enumerate(zip(sizes, bar, strict=True)):
+                self.elapsed = (epoch * len(sizes) + step) / (params.epochs * len(sizes))
+                self.take_out_what_is_due()
                 rate = learning_rate(self.elapsed, params)
+                # The mean of the processes' losses is then the mean over all of the images.
+                weight = world_size() * len(batch) / size
                 with self.removal.sampled(choice) as absent:
-                    sums += self.step(batch, labels, rate, penalty)
-                spent += len(batch) * self.spending.per_image(self.removal.gone, absent)
-        task_loss, mean_penalty = (sums / steps).tolist()
+                    sums += self.step(batch, labels, rate, penalty, weight)
+                spent += size * self.spending.per_image(self.removal.gone, absent)
+        average_batch_norm(self.model)
+        means = sum_over_processes(sums) / (world_size() * len(sizes))
+        task_loss, mean_penalty = means.tolist()
         loss = task_loss + params.penalty.weight * mean_penalty
         if not math.isfinite(loss):
             raise ShoalError(
@@ -207,9 +238,15 @@ class _Run:
             "loss": loss,
             "task_loss": task_loss,
             "penalty": mean_penalty,
-            "images_seen": len(rows),
+            "images_seen": len(chosen),
             "macs_spent": spent,
         }
+
+    def take_out_what_is_due(self) -> None:
+        gone = len(self.removal.gone)
+        self.learn_too(self.removal.advance(self.elapsed))
+        if len(self.removal.gone) > gone:
+            self.parallel.wrap(varying=self.removal.samples)
 
     def learn_too(self, maps: Iterable[ChannelMap]) -> None:
         """Let the optimiser know of maps that have come into the network."""
@@ -217,15 +254,20 @@ class _Run:
             self.optimizer.add_param_group({"params": list(stand_in.parameters())})
 
     def step(
-        self, images: Tensor, labels: Tensor, rate: float, penalty: Callable[[], Tensor]
+        self,
+        images: Tensor,
+        labels: Tensor,
+        rate: float,
+        penalty: Callable[[], Tensor],
+        weight: float,
     ) -> Tensor:
-        """Take one optimiser step; return (task loss, penalty), on the device."""
+        """Take one optimiser step; return (weighted task loss, penalty), on the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             images = images.to(memory_format=torch.channels_last)
-            logits = self.model(images)
-        task, extra = self.task(images, logits, labels), penalty()
+            logits = self.parallel.forward(images)
+        task, extra = weight * self.task(images, logits, labels), penalty()
         self.optimizer.zero_grad(set_to_none=True)
         loss: Tensor = self.scaler.scale(task + self.params.penalty.weight * extra)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -241,81 +283,27 @@ class _Run:
             zero = torch.zeros((), device=self.device)
             yield lambda: zero
             return
-        generator = torch.Generator(self.device).manual_seed(self.seed(epoch, 1))
+        generator = torch.Generator(self.device).manual_seed(seed(self.params, epoch, 1))
         with block_penalty(self.model, self.blocks, self.estimator, generator) as value:
             yield value
 
-    def rows(self, epoch: int) -> Int64[Tensor, " k"]:
-        """Return which images an epoch learns from: all, or as many as it may see."""
-        every, wanted = self.data.train, self.params.images_per_epoch
-        if wanted is None:
-            return torch.arange(len(every))
-        return drawn(every, wanted, self.seed(epoch, 4))
-
-    def training_batches(
-        self, rows: Int64[Tensor, " k"], epoch: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield augmented images with their labels, which Mixup and CutMix make shares."""
-        generator = torch.Generator().manual_seed(self.seed(epoch, 2))
-        loader = batches(
-            self.data.train,
-            self.params.batch_size,
-            mean=self.data.mean,
-            std=self.data.std,
-            device=self.device,
-            generator=generator,
-            augment=augmentation(self.params),
-            rows=rows,
-        )
-        mix = mixing(self.params, len(self.data.classes))
-        if mix is None:
-            return loader
-        return (mix(images, labels, generator) for images, labels in loader)
-
-    def validate(self) -> EpochLog:
-        """Return the validation accuracy, and each block's distance on fixed validation images."""
-        self.model.eval()
-        options: Any = {"mean": self.data.mean, "std": self.data.std, "device": self.device}
-        accuracy = accuracy_pct(
-            self.model, batches(self.data.validation, EVALUATION_BATCH, **options)
-        )
-        monitored = subset(self.data.validation, MONITORED_IMAGES, seed=0)
-        there = [unit for unit in self.blocks if unit.name not in self.removal.gone]
-        statistics = measure_blocks(
-            self.model,
-            there,
-            (images for images, _ in batches(monitored, EVALUATION_BATCH, **options)),
-            n_projections=self.params.penalty.projections,
-            seed=0,
-        )
-        distances = {name: measured.msw for name, measured in statistics.items()}
-        return {"val_accuracy_pct": accuracy, "distances": distances}
-
-    def seed(self, epoch: int, purpose: int) -> int:
-        """Return a seed of its own for each purpose in each epoch."""
-        return (self.params.seed * 1_000_003 + epoch) * 10 + purpose
-
     def save(self, checkpoint: Path) -> None:
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+        """Write the state of the training; only the first process has it whole, and writes."""
+        state = self.parallel.state(self.optimizer) | {
             "scaler": self.scaler.state_dict(),
             "estimator": self.estimator.state_dict(),
             "removal": self.removal.state_dict(),
             "history": self.history,
         }
-        with replace_file(checkpoint) as temporary:
-            torch.save(state, temporary)
+        if is_first():
+            checkpoints.write(checkpoint, state)
 
     def resume(self, checkpoint: Path) -> None:
-        try:
-            state = torch.load(checkpoint, map_location=self.device, weights_only=True)
+        state = self.parallel.hand_out(checkpoints.read(checkpoint) if is_first() else None)
+        with checkpoints.damaged(checkpoint):
             self.removal.load_state_dict(state["removal"], state["model"])
             self.learn_too(self.removal.maps.values())
-            self.model.load_state_dict(state["model"], strict=True)
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.parallel.load(self.optimizer, state)
             self.scaler.load_state_dict(state["scaler"])
             self.estimator.load_state_dict(state["estimator"])
-        except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as e:
-            raise ArtifactError(f"checkpoint {checkpoint} is damaged ({e}); delete it") from e
-        self.history = state["history"]
+            self.history = state["history"]

@@ -1,12 +1,16 @@
 """Train one variant: artifacts/train/<variant>/ and metrics/train/<variant>.json.
 
-Killed at any moment, the next run continues from the last finished epoch.
+Killed at any moment, the next run continues from the last finished epoch. With `train.processes`,
+or started by `torchrun`, several processes share the work; the first writes (docs/scale.md).
 """
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,20 +31,30 @@ from pipeline.artifacts import (
     sole_writer,
     write_json,
 )
-from pipeline.devices import pick_device, pick_precision
+from pipeline.devices import pick_precision
+from pipeline.distributed import is_first, world_size
 from pipeline.method import select_units
 from pipeline.networks import create_network, load_trained
 from pipeline.params import Variant, load_params
+from pipeline.processes import joined, start, to_start
 from pipeline.removal import as_planned
 from pipeline.train import EpochLog, train
 from stages import run_variant_stage
 
 
 def main(variant: str) -> None:
-    """Create the variant's network, train it, and write weights and history."""
+    """Train the variant here, or in as many processes as are asked for."""
     params = load_params()
-    settings = planned(params.variant(variant))
-    device = pick_device()
+    settings = params.variant(variant)
+    if count := to_start(settings.train.processes):
+        start(count, "stages.train", variant)
+        return
+    with joined() as device:
+        train_variant(params.name, variant, planned(settings), device)
+
+
+def train_variant(experiment: str, variant: str, settings: Variant, device: torch.device) -> None:
+    """Create the variant's network, train it, and write weights and history."""
     precision = str(pick_precision(settings.train.precision, device)).removeprefix("torch.")
     images = data.load(artifacts_dir("prepare"))
     torch.manual_seed(settings.train.seed)
@@ -50,24 +64,16 @@ def main(variant: str) -> None:
     teacher = None if taught_by is None else teacher_of(variant, taught_by, spec)
 
     configuration = settings.model_dump(by_alias=True)
+    # Any number of processes may continue a training.
+    decisive = settings.model_dump(by_alias=True, exclude={"train": {"processes"}})
     images_digest = read_json(metrics_path("prepare"))["sha256"]
     versions = [torch.__version__, version("timm")]
     teaching = None if teacher is None else state_sha256(teacher)
     initial = {"origin": spec.initial_weights, "sha256": state_sha256(model)}
-    starts_from = [configuration, initial, teaching, images_digest]
-    key = digest([*starts_from, code_digest(), versions, str(device), precision])
+    starts_from = [decisive, initial, teaching, images_digest]
+    key = digest([*starts_from, code_digest(), versions, device.type, precision])
     checkpoint = CACHE / "checkpoints" / key / "state.pt"
-    with (
-        sole_writer(checkpoint.parent),
-        tracking.live_training(params.name, variant, key, configuration) as stream,
-    ):
-        if checkpoint.exists():
-            print(f"{variant}: continuing an interrupted training", flush=True)
-
-        def log(entry: EpochLog) -> None:
-            print(_line(variant, settings.train.epochs, entry), flush=True)
-            stream(entry)
-
+    with observed(experiment, variant, key, configuration, checkpoint) as log:
         trained = train(
             model,
             images,
@@ -78,6 +84,8 @@ def main(variant: str) -> None:
             log=log,
             teacher=teacher,
         )
+        if not is_first():
+            return
         history = trained.history
         with replace_dir(artifacts_dir("train", variant)) as folder:
             shallow = dataclasses.replace(spec, removed=trained.removed, maps=trained.maps)
@@ -87,7 +95,8 @@ def main(variant: str) -> None:
             **configuration,
             "initial_weights": initial,
             "teacher_sha256": teaching,
-            "device": str(device),
+            "device": device.type,
+            "processes": world_size(),
             "precision": precision,
             "parameters": count_parameters(model),
             "removed": trained.removed,
@@ -99,6 +108,31 @@ def main(variant: str) -> None:
         }
         write_json(metrics_path("train", variant), metrics)
     shutil.rmtree(checkpoint.parent)
+
+
+@contextmanager
+def observed(
+    experiment: str, variant: str, key: str, configuration: Mapping[str, Any], checkpoint: Path
+) -> Iterator[Callable[[EpochLog], None]]:
+    """Yield what takes each epoch's entry: the first process prints and streams it.
+
+    No other training may write to the checkpoint's folder meanwhile.
+    """
+    if not is_first():
+        yield lambda _: None
+        return
+    with (
+        sole_writer(checkpoint.parent),
+        tracking.live_training(experiment, variant, key, configuration) as stream,
+    ):
+        if checkpoint.exists():
+            print(f"{variant}: continuing an interrupted training", flush=True)
+
+        def log(entry: EpochLog) -> None:
+            print(_line(variant, configuration["train"]["epochs"], entry), flush=True)
+            stream(entry)
+
+        yield log
 
 
 def planned(settings: Variant) -> Variant:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 from pipeline.augment import augmentation, mixing, torchs_draws_from
-from pipeline.data import batches, load
+from pipeline.data import Draws, batches, load
+from pipeline.distributed import Share
 from pipeline.params import Train
 
 EVERYTHING = {
@@ -32,6 +33,10 @@ def seeded(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
 
 
+def draws(images: Tensor, seed: int = 0) -> Draws:
+    return Draws(seeded(seed), len(images))
+
+
 def random_images(shape: tuple[int, ...], seed: int = 0) -> Tensor:
     return torch.randint(1, 256, shape, generator=seeded(seed), dtype=torch.uint8)
 
@@ -48,7 +53,7 @@ shapes = st.tuples(
 def test_a_flip_gives_the_image_or_its_mirror_image(shape, seed, way):
     key, axis = way
     images = random_images(shape, seed)
-    flipped = augmentation(settings(**{key: True}))(images, seeded(seed))
+    flipped = augmentation(settings(**{key: True}))(images, draws(images, seed))
     for image, got in zip(images, flipped, strict=True):
         assert torch.equal(got, image) or torch.equal(got, image.flip(axis))
 
@@ -56,7 +61,7 @@ def test_a_flip_gives_the_image_or_its_mirror_image(shape, seed, way):
 @given(shapes, st.integers(1, 3), st.integers(0, 999))
 def test_a_crop_is_a_window_of_the_padded_image(shape, padding, seed):
     images = random_images(shape, seed)
-    cropped = augmentation(settings(crop_padding=padding))(images, seeded(seed))
+    cropped = augmentation(settings(crop_padding=padding))(images, draws(images, seed))
     _, _, height, width = shape
     for image, got in zip(images.numpy(), cropped.numpy(), strict=True):
         padded = np.pad(image, [(0, 0), (padding, padding), (padding, padding)])
@@ -67,14 +72,14 @@ def test_a_crop_is_a_window_of_the_padded_image(shape, padding, seed):
 
 def test_half_are_flipped_and_all_places_are_cut():
     images = torch.arange(25, dtype=torch.uint8).reshape(1, 1, 5, 5).repeat(4000, 1, 1, 1)
-    flipped = augmentation(settings(flip=True))(images, seeded())
+    flipped = augmentation(settings(flip=True))(images, draws(images))
     mirrored = (flipped[:, 0, 0, 0] == 4).float().mean().item()
     assert mirrored == pytest.approx(0.5, abs=0.03)
-    both = augmentation(settings(flip=True, vertical_flip=True))(images, seeded())
+    both = augmentation(settings(flip=True, vertical_flip=True))(images, draws(images))
     corners, counts = both[:, 0, 0, 0].unique(return_counts=True)
     assert corners.tolist() == [0, 4, 20, 24]
     assert (counts / 4000).tolist() == pytest.approx([1 / 4] * 4, abs=0.03)
-    cropped = augmentation(settings(crop_padding=1))(images, seeded())
+    cropped = augmentation(settings(crop_padding=1))(images, draws(images))
     places, counts = cropped[:, 0, 2, 2].unique(return_counts=True)
     assert places.tolist() == [6, 7, 8, 11, 12, 13, 16, 17, 18]
     assert (counts / 4000).tolist() == pytest.approx([1 / 9] * 9, abs=0.02)
@@ -87,7 +92,8 @@ def ramps(n: int, size: int) -> Tensor:
 
 
 def test_a_resized_crop_covers_at_least_the_share_and_differs_from_image_to_image():
-    cropped = augmentation(settings(random_resized_crop=0.25))(ramps(300, 40), seeded()).float()
+    images = ramps(300, 40)
+    cropped = augmentation(settings(random_resized_crop=0.25))(images, draws(images)).float()
     width = (cropped[:, 0].amax((1, 2)) - cropped[:, 0].amin((1, 2))) / 230
     height = (cropped[:, 1].amax((1, 2)) - cropped[:, 1].amin((1, 2))) / 230
     area = width * height
@@ -97,7 +103,8 @@ def test_a_resized_crop_covers_at_least_the_share_and_differs_from_image_to_imag
 
 
 def test_a_rotation_stays_within_its_angle_and_fills_with_black():
-    rotated = augmentation(settings(rotation_degrees=20.0))(ramps(200, 41), seeded()).float()
+    images = ramps(200, 41)
+    rotated = augmentation(settings(rotation_degrees=20.0))(images, draws(images)).float()
     right = rotated[:, 0, 20, 30] - rotated[:, 0, 20, 10]
     down = rotated[:, 1, 20, 30] - rotated[:, 1, 20, 10]
     angles = torch.rad2deg(torch.atan2(down, right))
@@ -109,19 +116,19 @@ def test_a_rotation_stays_within_its_angle_and_fills_with_black():
 
 def test_jitter_changes_colour_by_its_strength_and_leaves_places_alone():
     flat = torch.full((300, 3, 4, 4), 100, dtype=torch.uint8)
-    jittered = augmentation(settings(color_jitter=0.4))(flat, seeded())
+    jittered = augmentation(settings(color_jitter=0.4))(flat, draws(flat))
     assert (jittered == jittered[:, :, :1, :1]).all()
     values = jittered[:, 0, 0, 0]
     assert 57 <= values.min() <= 66  # grey: brightness counts, from 0.6 to 1.4, and rounding
     assert 134 <= values.max() <= 142
     red = torch.tensor([200, 50, 50], dtype=torch.uint8).reshape(1, 3, 1, 1).expand(50, 3, 4, 4)
-    hues = augmentation(settings(color_jitter=0.4))(red, seeded())[:, :, 0, 0].argmax(1)
+    hues = augmentation(settings(color_jitter=0.4))(red, draws(red))[:, :, 0, 0].argmax(1)
     assert set(hues.tolist()) == {0, 1, 2}
 
 
 def test_grey_images_stay_grey():
     images = random_images((5, 1, 16, 16))
-    assert augmentation(settings(**EVERYTHING))(images, seeded()).shape == (5, 1, 16, 16)
+    assert augmentation(settings(**EVERYTHING))(images, draws(images)).shape == (5, 1, 16, 16)
 
 
 # --- what decides it ------------------------------------------------------------------------
@@ -136,21 +143,33 @@ def test_nothing_asked_for_costs_nothing():
 def test_the_generator_alone_decides(asked):
     images, augment = random_images((8, 3, 20, 20)), augmentation(settings(**asked))
     torch.manual_seed(1)
-    one = augment(images, seeded(5))
+    one = augment(images, draws(images, 5))
     torch.manual_seed(2)
-    again = augment(images, seeded(5))
-    other = augment(images, seeded(6))
+    again = augment(images, draws(images, 5))
+    other = augment(images, draws(images, 6))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
-    generator = seeded(5)
-    augment(images, generator)
-    assert not torch.equal(augment(images, generator), one)  # the next batch
+    following = draws(images, 5)
+    augment(images, following)
+    assert not torch.equal(augment(images, following), one)  # the next batch
+
+
+@given(st.integers(1, 12), st.integers(1, 5), st.sampled_from([*ALONE, EVERYTHING]))
+def test_processes_that_share_a_batch_change_each_image_as_one_alone_would(n, processes, asked):
+    images, augment = random_images((n, 3, 8, 8)), augmentation(settings(**asked))
+    shares = [Share(rank, processes) for rank in range(processes)]
+    parts = [
+        augment(images[share.rows(n)], Draws(seeded(), n, share))
+        for share in shares
+        if len(images[share.rows(n)])
+    ]
+    assert torch.equal(torch.cat(parts), augment(images, draws(images)))
 
 
 @pytest.mark.parametrize("asked", ALONE, ids="+".join)
 def test_images_of_a_batch_are_changed_differently(asked):
     images = random_images((1, 3, 20, 20)).expand(30, 3, 20, 20)
-    got = augmentation(settings(**asked))(images, seeded())
+    got = augmentation(settings(**asked))(images, draws(images))
     assert len({image.numpy().tobytes() for image in got}) > 1
 
 
@@ -161,14 +180,14 @@ def test_torchs_own_draws_go_on_undisturbed():
     torch.manual_seed(3)
     expected = torch.rand(5)
     torch.manual_seed(3)
-    augment(images, seeded())
+    augment(images, draws(images))
     mix(images.float(), labels, seeded())
     assert torch.equal(torch.rand(5), expected)
 
 
 def test_torchs_generator_is_put_back_after_an_error():
     before = torch.default_generator.get_state()
-    with pytest.raises(KeyError), torchs_draws_from(seeded()):
+    with pytest.raises(KeyError), torchs_draws_from(0):
         torch.rand(1)
         raise KeyError
     assert torch.equal(torch.default_generator.get_state(), before)
@@ -177,7 +196,7 @@ def test_torchs_generator_is_put_back_after_an_error():
 def test_the_images_that_come_in_are_not_written_to():
     images = random_images((6, 3, 12, 12))
     before = images.clone()
-    augmentation(settings(**EVERYTHING))(images, seeded())
+    augmentation(settings(**EVERYTHING))(images, draws(images))
     assert torch.equal(images, before)
 
 

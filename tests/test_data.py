@@ -1,5 +1,6 @@
 import json
 import shutil
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Generator
 
 from models.errors import ArtifactError
-from pipeline.data import Split, batch_count, batches, drawn, load, subset
+from pipeline.data import Split, batch_sizes, batches, drawn, load, subset
+from pipeline.distributed import WHOLE, Share
 
 PLAIN = {"mean": [0.0], "std": [1 / 255], "device": "cpu"}  # normalised = the pixel itself
 
@@ -112,7 +114,7 @@ def test_every_image_comes_once_with_its_label(n, batch_size, seed, shuffled):
     generator = seeded(seed) if shuffled else None
     got = list(batches(numbered(n), batch_size, **PLAIN, generator=generator))
     sizes = [len(labels) for _, labels in got]
-    assert len(sizes) == batch_count(n, batch_size)
+    assert sizes == batch_sizes(n, batch_size)
     assert all(size == batch_size for size in sizes[:-1])
     assert sizes[-1] <= batch_size + 1
     labels = [label for _, batch in got for label in batch.tolist()]
@@ -146,6 +148,24 @@ def test_drawn_rows_give_what_their_subset_gives(n, wanted, seed, shuffled):
 )
 def test_a_single_image_left_over_joins_the_batch_before_it(n, sizes):
     assert [len(labels) for _, labels in batches(numbered(n), 128, **PLAIN)] == sizes
+
+
+@given(st.integers(1, 200), st.integers(2, 40), st.integers(1, 9), st.integers(0, 99))
+def test_processes_share_the_batches_that_one_alone_would_see(n, batch_size, processes, seed):
+    def loader(share):
+        return batches(numbered(n), batch_size, **PLAIN, generator=seeded(seed), share=share)
+
+    parts = [list(loader(Share(rank, processes))) for rank in range(processes)]
+    together = [
+        [label for _, labels in step for label in labels.tolist()]
+        for step in zip(*parts, strict=True)
+    ]
+    alone = [labels.tolist() for _, labels in loader(WHOLE)]
+    assert [len(step) for step in together] == batch_sizes(n, batch_size, processes)
+    assert list(chain(*together)) == list(chain(*alone))
+    assert together[:-1] == alone[: len(together) - 1]
+    if len(together) > 1 and batch_size >= 2 * processes:
+        assert all(len(labels) >= 2 for part in parts for _, labels in part)
 
 
 def labels_of(loader):

@@ -18,6 +18,7 @@ import mlflow
 import pytest
 import yaml
 from mlflow.entities import Run
+from remotes import BUCKET, outputs, s3_server
 
 ROOT = Path(__file__).parent.parent
 # MLflow's own queries use what SQLAlchemy 2.1 deprecates.
@@ -115,6 +116,10 @@ def project(tmp_path_factory: pytest.TempPathFactory, fashion_mnist: Path) -> It
     made.edit_params(lambda params: params["prepare"].update({"path": str(fashion_mnist)}))
     made.run("dvc", "repro")
     return made
+
+
+def stages_run(output: str) -> list[str]:
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
 
 
 def without_timings(value: Any) -> Any:
@@ -233,9 +238,56 @@ def test_nothing_changed_runs_no_stage_and_adds_no_run(project: Project) -> None
     started = time.monotonic()
     output = project.run("dvc", "repro")
     assert time.monotonic() - started < 60  # 5 s on a quiet machine
-    ran = [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
-    assert ran == ["probe", "track"]
+    assert stages_run(output) == ["probe", "track"]
     assert f"0 added, {ROWS} already there" in output
+
+
+def committed(project: Project) -> None:
+    project.run("git", "add", "--all")
+    author = ("-c", "user.name=Shoal", "-c", "user.email=shoal@localhost")
+    project.run("git", *author, "commit", "--quiet", "--message", "A run")
+
+
+def cloned(project: Project, target: Path) -> Project:
+    """Return what `git clone` gives a colleague: no cache, no artifacts, no MLflow store."""
+    project.run("git", "clone", "--quiet", str(project.root), str(target))
+    clone = Project(target)
+    clone.environment["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:1"
+    return clone
+
+
+def test_a_clone_runs_nothing_that_a_remote_folder_has(project: Project, tmp_path: Path) -> None:
+    """All but what asks this machine, and what fills a store that is not there yet."""
+    project.run("dvc", "remote", "add", "--default", "folder", str(tmp_path / "remote"))
+    committed(project)
+    project.run("dvc", "push", "--run-cache")
+    clone = cloned(project, tmp_path / "clone")
+    output = clone.run("dvc", "repro", "--pull")
+    assert stages_run(output) == ["probe", "track"]
+    assert outputs(clone.root) == outputs(project.root)
+    assert clone.run("git", "status", "--porcelain") == ""
+
+
+def test_a_clone_trains_nothing_that_an_s3_remote_has(project: Project, tmp_path: Path) -> None:
+    trainings = ("train@dense", "train@lacoot")
+    with s3_server(tmp_path) as address:
+
+        def give_credentials(to: Project) -> None:
+            for key in ("access_key_id", "secret_access_key"):
+                to.run("dvc", "remote", "modify", "--local", "s3", key, "testing")
+
+        project.run("dvc", "remote", "add", "--default", "--force", "s3", f"s3://{BUCKET}/cache")
+        project.run("dvc", "remote", "modify", "s3", "endpointurl", address)
+        project.run("dvc", "remote", "modify", "s3", "region", "us-east-1")
+        committed(project)
+        give_credentials(project)
+        project.run("dvc", "push", "--run-cache", "prepare", *trainings)
+        clone = cloned(project, tmp_path / "clone")
+        give_credentials(clone)
+        assert stages_run(clone.run("dvc", "repro", "--pull", *trainings)) == []
+    there = outputs(clone.root)
+    assert {Path(file).parts[0] for file in there} == {"prepare", "train"}
+    assert there.items() <= outputs(project.root).items()
 
 
 def test_a_deleted_store_is_filled_again(project: Project) -> None:

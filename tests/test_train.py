@@ -120,7 +120,7 @@ def test_an_epoch_may_see_a_part_of_the_images_another_each_time(
             seen.append({image.numpy().tobytes() for image in images})
         return batches(split, *arguments, **options)
 
-    monkeypatch.setattr("pipeline.train.batches", watched)
+    monkeypatch.setattr("pipeline.epochs.batches", watched)
     _, history = run(data, settings(images_per_epoch=100), tmp_path / "state.pt")
     assert [entry["images_seen"] for entry in history] == [100] * 3
     assert len(seen[0] | seen[1] | seen[2]) > 150

@@ -1,0 +1,34 @@
+"""The resumable state of a training in a file: whole, or one error that names it."""
+
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.errors import ArtifactError
+from pipeline.artifacts import replace_file
+
+
+def write(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a state of tensors, numbers, texts and containers of them, atomically."""
+    with replace_file(path) as temporary:
+        torch.save(state, temporary)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return what `write` wrote, its tensors on the CPU; `ArtifactError` where it is damaged."""
+    with damaged(path):
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+@contextmanager
+def damaged(path: Path) -> Iterator[None]:
+    """Turn what reading or taking up an unusable state leads to into an `ArtifactError`."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as e:
+        raise ArtifactError(f"checkpoint {path} is damaged ({e}); delete it") from e

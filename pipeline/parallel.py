@@ -1,0 +1,177 @@
+"""The network as the processes of a training hold it: whole in each, or cut into pieces.
+
+`ddp`: DistributedDataParallel, gradients are averaged. `fsdp`: FSDP2 (`fully_shard`), where each
+process keeps a piece of every parameter and a block's are put together only while it runs. In both,
+a process's gradients are those of its own images, scaled so that their mean over the processes is
+the gradient of the whole batch. One process alone is a replica that has no others.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from models.errors import ShoalError
+from models.surgery import module_paths
+from models.units import Unit
+from pipeline.distributed import from_first, world_size
+
+State = dict[str, Any]
+
+
+class Parallel(Protocol):
+    """How processes hold a network; all of them call the same methods at the same time."""
+
+    model: nn.Module  # to look into, to evaluate, and to take blocks out of
+    forward: nn.Module  # the same to train with
+
+    def wrap(self, *, varying: bool) -> None:
+        """Prepare for training the network as it is now.
+
+        Args:
+            varying: whether the parameters that get a gradient change from step to step.
+        """
+
+    def state(self, optimizer: Optimizer) -> State:
+        """Return `model` and `optimizer` as the first process is to save them."""
+
+    def hand_out(self, state: State | None) -> State:
+        """Return in all processes what the first has read from a checkpoint."""
+
+    def load(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+        """Take up what `state` returned and `hand_out` handed out."""
+
+    def finish(self) -> None:
+        """Leave the trained weights in the network that came in, of the first process at least."""
+
+
+class Replicas:
+    """The whole network in every process."""
+
+    def __init__(self, model: nn.Module, units: Sequence[Unit], device: torch.device) -> None:
+        model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = self.forward = model
+        self.device = device
+
+    def wrap(self, *, varying: bool) -> None:
+        """See `Parallel`. Parameters and buffers become those of the first process."""
+        self.forward = self.model  # the last wrapper's hooks go before the next one's come
+        if world_size() > 1:
+            self.forward = DistributedDataParallel(
+                self.model, forward_sync_buffers=False, find_unused_parameters=varying
+            )
+
+    def state(self, optimizer: Optimizer) -> State:
+        """See `Parallel`; the same for any number of processes."""
+        return {"model": self.model.state_dict(), "optimizer": optimizer.state_dict()}
+
+    def hand_out(self, state: State | None) -> State:
+        """See `Parallel`."""
+        handed_out = from_first(state)
+        assert handed_out is not None
+        return handed_out
+
+    def load(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+        """See `Parallel`."""
+        self.model.to(self.device)  # maps came with the checkpoint
+        self.model.load_state_dict(state["model"], strict=True)
+        optimizer.load_state_dict(state["optimizer"])
+
+    def finish(self) -> None:
+        """See `Parallel`: they are there."""
+
+
+class Shards:
+    """A piece of the network in every process; the network that came in stays whole, on the CPU.
+
+    Every removable unit is put together by itself, all the rest at once.
+    """
+
+    GATHER = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    SCATTER = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+
+    def __init__(self, model: nn.Module, units: Sequence[Unit], device: torch.device) -> None:
+        if world_size() == 1:
+            raise ShoalError(
+                "train.parallel = 'fsdp' cuts a network up among processes and this is the only "
+                "one; set train.processes above 1, start it by torchrun, or take ddp"
+            )
+        self.whole, self.model = model, copy.deepcopy(model)
+        mesh = init_device_mesh(device.type, (world_size(),))
+        for path in (path for unit in units for path in module_paths(unit.name)):
+            fully_shard(self.model.get_submodule(path), mesh=mesh)
+        fully_shard(self.model, mesh=mesh)
+        self.forward = self.model
+
+    def wrap(self, *, varying: bool) -> None:
+        """See `Parallel`: the pieces are cut once, blocks cannot leave."""
+
+    def state(self, optimizer: Optimizer) -> State:
+        """See `Parallel`; of the other processes it is empty."""
+        return {
+            "model": get_model_state_dict(self.model, options=self.GATHER),
+            "optimizer": get_optimizer_state_dict(self.model, optimizer, options=self.GATHER),
+        }
+
+    def hand_out(self, state: State | None) -> State:
+        """See `Parallel`: what is large is left out of it, and handed out in pieces later."""
+        large = {key: (state or {}).get(key, {}) for key in ("model", "optimizer")}
+        return from_first({k: v for k, v in (state or {}).items() if k not in large}) | large
+
+    def load(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+        """See `Parallel`."""
+        set_model_state_dict(self.model, state["model"], options=self.SCATTER)
+        set_optimizer_state_dict(self.model, optimizer, state["optimizer"], options=self.SCATTER)
+
+    def finish(self) -> None:
+        """See `Parallel`: of the first process alone."""
+        if weights := get_model_state_dict(self.model, options=self.GATHER):
+            self.whole.load_state_dict(weights, strict=True)
+
+
+PARALLEL: dict[str, type[Replicas] | type[Shards]] = {"ddp": Replicas, "fsdp": Shards}
+
+
+def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return `model` with batch norms that take the statistics of all processes' images together.
+
+    Raises:
+        ShoalError: the device is a CPU, for which torch has none.
+    """
+    from timm.layers.norm_act import convert_sync_batchnorm
+
+    if device.type == "cpu":
+        raise ShoalError(
+            "train.sync_batch_norm needs CUDA devices, and training is on the CPU; set it to "
+            "false, or train.processes to 1"
+        )
+    synchronised: nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return synchronised
+
+
+def require_enough_for_all(images: Mapping[str, int]) -> None:
+    """Raise `ShoalError` where several processes would not get two images each.
+
+    Args:
+        images: numbers of images, by what has them.
+    """
+    least = 2 * world_size()
+    for what, number in images.items():
+        if number < least and world_size() > 1:
+            raise ShoalError(
+                f"{what} is {number}, and {world_size()} processes need two images each; take "
+                f"fewer processes, or at least {least} images"
+            )
