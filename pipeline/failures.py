@@ -72,7 +72,7 @@ def require_some(variants: Collection[str], found: Mapping[str, Failure]) -> Non
     if not variants:
         name, failure = next(iter(found.items()))
         raise ArtifactError(
-            f"all {len(found)} variants failed, e.g. {name} at {failure.stage}: {failure.reason}"
+            f"all variants failed, such as {name} at {failure.stage}: {failure.reason}"
         )
 
 

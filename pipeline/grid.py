@@ -65,8 +65,8 @@ def full_path(key: str) -> str:
     if found:
         raise ParamsError(f"{key!r} may be {' or '.join(found)}; write which")
     raise ParamsError(
-        f"a variant has no key {key!r}{near_matches(key, [*short, *paths])}; its keys are those of "
-        "model, train, method and plan in params.yaml, e.g. train.epochs"
+        f"a variant has no key {key!r}; it has those of model, train, method and plan in "
+        f"params.yaml, e.g. train.epochs{near_matches(key, [*short, *paths])}"
     )
 
 
@@ -124,7 +124,7 @@ def _part(path: str, value: Any) -> tuple[str, bool]:
     """Return what a name says of one setting, and whether that is all of it."""
     key = _short(path)
     if isinstance(value, bool) or value is None:
-        return f"{key}_{str(value).lower()}", True
+        return f"{key}_{json.dumps(value)}", True
     if isinstance(value, int | float):
         digits = repr(int(value)) if float(value).is_integer() else repr(value)
         return key + digits.replace(".", "_").replace("+", ""), True

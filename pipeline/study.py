@@ -89,10 +89,9 @@ def distributions(axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
         for value in values:
             if isinstance(value, list | dict):
                 raise ParamsError(f"{path}: --optuna chooses numbers and words, not {value}")
-    space: dict[str, Any] = (
-        {} if LAMBDA in axes else {LAMBDA: FloatDistribution(*LAMBDA_RANGE, log=True)}
-    )
-    return space | {path: CategoricalDistribution(values) for path, values in axes.items()}
+    drawn = FloatDistribution(*LAMBDA_RANGE, log=True)
+    chosen = {path: CategoricalDistribution(values) for path, values in axes.items()}
+    return {LAMBDA: drawn, **chosen}
 
 
 def open_study(params: Params, space: Mapping[str, Any]) -> Any:
@@ -162,8 +161,8 @@ def objectives(variant: str, params: Params) -> tuple[float, float]:
     if not timed:
         where = f" on {backend}" if backend else ""
         raise ArtifactError(
-            f"{variant} was not timed in {precision}{where}; set bundle.precision or choose.backend "
-            "to what runs here"
+            f"{variant} was not timed in {precision}{where}; set bundle.precision or "
+            "choose.backend to what runs here"
         )
     return min(timed, key=lambda values: values[1])
 

@@ -170,8 +170,10 @@ class _Progress:
     def _left(self) -> str:
         """Return the time left if the other stages take as long as those that are done."""
         done = sum(self.done.values())
-        elapsed = time.monotonic() - self.started
-        return f", about {minutes(elapsed * (self.total - done) / done)} left" if done else ""
+        if done == self.total:
+            return ""
+        left_s = (time.monotonic() - self.started) * (self.total - done) / done
+        return f", about {minutes(left_s)} left"
 
 
 def minutes(seconds: float) -> str:
