@@ -14,7 +14,7 @@ from pipeline.failures import (
     read_failures,
     record,
     require_some,
-    standing,
+    still_failed,
     without_numbers,
 )
 from pipeline.summary_tables import failures_markdown
@@ -52,11 +52,11 @@ def test_a_failure_stands_until_its_stage_has_metrics() -> None:
     record("a", NAN)
     record("b", Failure("bundle", "the disk is full"))
     assert not Path("metrics/train/a.json").exists()
-    assert standing(["a", "b", "other"]) == read_failures()
+    assert still_failed(["a", "b", "other"]) == read_failures()
     assert without_numbers(read_failures()) == {"a"}
     write_json(Path("metrics/train/a.json"), {})
-    assert standing(["a", "b"]) == {"b": Failure("bundle", "the disk is full")}
-    assert standing(["a"]) == {}
+    assert still_failed(["a", "b"]) == {"b": Failure("bundle", "the disk is full")}
+    assert still_failed(["a"]) == {}
 
 
 @pytest.mark.parametrize("content", ["[]", '{"a": 1}', '{"a": {"stage": "train"}}'])
