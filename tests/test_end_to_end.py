@@ -281,6 +281,36 @@ def test_a_changed_variant_trains_alone_and_adds_its_runs(project: Project) -> N
     assert len(project.runs()) == before + sum(row["variant"] == "lacoot" for row in rows)
 
 
+def test_a_sweep_reports_the_variant_that_fails_and_the_others_stay(project: Project) -> None:
+    rows = project.json("reports", "summary.json")["rows"]
+    project.edit_params(
+        lambda params: params["variants"].update({"hot": {"train": {"learning_rate": 1.0e6}}})
+    )
+    sweep = [sys.executable, "-m", "pipeline", "sweep", "-j", "2"]
+    result = subprocess.run(
+        sweep,
+        cwd=project.root,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (1, "")
+    assert "2 of 3 variants are up to date" in result.stdout
+    summary = project.json("reports", "summary.json")
+    assert summary["rows"] == rows
+    assert summary["failures"] == project.json("metrics", "failed.json")
+    failure = summary["failures"]["hot"]
+    assert failure["stage"] == "train"
+    assert "lower train.learning_rate (now 1000000.0)" in failure["reason"]
+    assert f"| hot | train | {failure['reason']} |" in (
+        project.root / "reports" / "summary.md"
+    ).read_text(encoding="utf-8")
+    project.edit_params(lambda params: params["variants"].pop("hot"))
+    project.run("dvc", "repro", "--single-item", "report")
+    assert project.json("reports", "summary.json")["failures"] == {}
+
+
 def assert_one_clear_message(project: Project, message: str, *command: str) -> None:
     result = subprocess.run(
         [sys.executable, "-m", *command],

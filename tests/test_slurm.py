@@ -59,6 +59,7 @@ def test_a_job_that_slurm_ended_is_a_failure_with_its_state(
     slurm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.slurm.POLL_S", 0.05)
+    monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 0.1)  # for slow file systems
     ended: dict[str, Failure | None] = {}
     run_on_slurm(JOBS, lambda job, failure: ended.update({job.name: failure}), request=Request())
     assert set(ended) == {"dense", "lacoot"}
