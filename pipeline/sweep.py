@@ -13,7 +13,7 @@ from functools import partial
 
 from models.errors import ShoalError
 from pipeline.dvc_stages import described_stages
-from pipeline.failures import Failure, record
+from pipeline.failures import Failure, read_failures, record
 from pipeline.local_jobs import Done, run_locally
 from pipeline.params import Params, Variant
 from pipeline.stage_order import Order, stage_order, waves
@@ -74,8 +74,14 @@ def sweep(params: Params, names: Sequence[str], workers: Workers, tell: Tell) ->
     run_for_all("shared", order.before)
     todo = unfinished(names)
     progress = _Progress(len(todo) * len(order.each), tell)
-    if len(todo) < len(names):
-        tell(f"{len(names) - len(todo)} of {len(names)} variants are up to date")
+    done = [name for name in names if name not in todo]
+    for name in read_failures():
+        if name in done or name not in params.variants:
+            record(name, None)
+    if done:
+        tell(f"{len(done)} of {len(names)} variants are up to date")
+    if todo:
+        tell(f"running {len(todo)} variants; what they say is in {SWEEPS}/VARIANT.log")
     for wave in waves(params, todo):
         _run_wave(params.variants, wave, order, workers, progress)
     return progress.failed

@@ -59,6 +59,19 @@ def test_a_variant_that_fails_is_listed_and_alone_runs_again(tmp_path: Path) -> 
     assert failed(tmp_path) == {}
 
 
+def test_failures_of_variants_that_are_done_or_gone_are_forgotten(tmp_path: Path) -> None:
+    write_toy_project(tmp_path, "dense")
+    assert run_sweep(tmp_path).returncode == 0
+    taken_runs(tmp_path)
+    entry = {"stage": "train", "reason": "x"}
+    record = json.dumps({"dense": entry, "gone": entry})
+    (tmp_path / "metrics" / "failed.json").write_text(record)
+    done = run_sweep(tmp_path, "-q")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert failed(tmp_path) == {}
+    assert taken_runs(tmp_path) == []
+
+
 def start(root: Path) -> subprocess.Popen:
     return subprocess.Popen(
         sweep_command("-j", "2"),
