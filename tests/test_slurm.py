@@ -1,5 +1,6 @@
 """What is sent to Slurm, read from the script that `sbatch` is given."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,4 +77,10 @@ def test_without_slurm_there_is_one_message(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(BackendUnavailable, match=r"no Slurm here \(.*srun.*run on a login node"):
+        submit(JOBS, Request())
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(BackendUnavailable, match=r"submitit is not installed .*'\.\[sweep\]'"):
         submit(JOBS, Request())

@@ -1,13 +1,14 @@
 """Studies of Optuna on variants whose numbers are a known function of their settings."""
 
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 
-from models.errors import ArtifactError, ParamsError
+from models.errors import ArtifactError, BackendUnavailable, ParamsError
 from pipeline.artifacts import write_json
 from pipeline.failures import Failure
 from pipeline.params import Params, load_params
@@ -145,3 +146,9 @@ def test_objectives_are_of_validation_and_the_fastest_or_chosen_backend() -> Non
     choose = params.choose.model_copy(update={"backend": "tensorrt"})
     with pytest.raises(ArtifactError, match="a was not timed in fp32 on tensorrt"):
         objectives("a", params.model_copy(update={"choose": choose}))
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(BackendUnavailable, match=r"optuna is not installed .*'\.\[sweep\]'"):
+        search(AXES_OF_SEARCH, Runs(), trials=1, at_once=1)
