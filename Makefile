@@ -11,7 +11,7 @@ export DVC_NO_ANALYTICS := 1
 # File by file on several processes, each on one core: threads that wait for each other's cores spin.
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: help setup doctor data preset repro status compare choose bench bundle test check device-check ui clean
+.PHONY: help setup doctor data preset repro sweep status compare choose bench bundle test check device-check ui clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,9 @@ repro: setup ## run the whole pipeline, print the table of variants
 	@dvc repro
 	@echo; python -m pipeline compare; echo
 	@echo "All on one page: reports/index.html; every variant in the MLflow UI: make ui"
+
+sweep: setup ## run a grid of variants: make sweep ARGS="lambda=0,1,5 seed=0,1,2 -j 2"
+	@python -m pipeline sweep $(ARGS)
 
 status: setup ## say how far every variant is, and what to do next
 	@python -m pipeline status $(ARGS)

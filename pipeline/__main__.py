@@ -29,6 +29,7 @@ from pipeline.progress import QUIET
 
 VERBS = {
     "repro": "pipeline.commands.repro",
+    "sweep": "pipeline.commands.sweep",
     "status": "pipeline.commands.status",
     "compare": "pipeline.commands.compare",
     "choose": "pipeline.commands.choose",

@@ -1,12 +1,17 @@
-"""Variants that failed, as a sweep leaves them: metrics/failed.json."""
+"""Variants that failed, as a sweep leaves them: metrics/failed.json, kept in git.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+A stage that failed leaves no metrics, so a failure stands until that stage has succeeded,
+however it was run again.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass
 
 from models.errors import ArtifactError
-from pipeline.artifacts import METRICS, read_json
+from pipeline.artifacts import CACHE, METRICS, locked, metrics_path, read_json, write_json
 
 FAILED = METRICS / "failed.json"
+AFTER_REPORT = {"bundle"}  # where these fail, the numbers of the variant are whole
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,40 @@ def read_failures() -> Mapping[str, Failure]:
         raise ArtifactError(
             f"{FAILED} is not as this version writes it; delete it and run the sweep again"
         ) from e
+
+
+def record(variant: str, failure: Failure | None) -> None:
+    """Put on record how a variant ended; None, that it succeeded, takes its entry away."""
+    with locked(CACHE / FAILED.name):
+        found = {name: told for name, told in read_failures().items() if name != variant}
+        if failure is not None:
+            metrics_path(failure.stage, variant).unlink(missing_ok=True)
+            found[variant] = failure
+        write_json(FAILED, {name: asdict(found[name]) for name in sorted(found)})
+
+
+def still_failed(variants: Iterable[str]) -> dict[str, Failure]:
+    """Return the failures of these variants whose stage has not succeeded since."""
+    found = read_failures()
+    return {
+        variant: found[variant]
+        for variant in variants
+        if variant in found and not metrics_path(found[variant].stage, variant).exists()
+    }
+
+
+def without_numbers(found: Mapping[str, Failure]) -> set[str]:
+    """Return the variants among the failures whose metrics are not those of their settings."""
+    return {variant for variant, failure in found.items() if failure.stage not in AFTER_REPORT}
+
+
+def require_some(variants: Collection[str], found: Mapping[str, Failure]) -> None:
+    """Raise `ArtifactError` where no variant is left to report on."""
+    if not variants:
+        name, failure = next(iter(found.items()))
+        raise ArtifactError(
+            f"all variants failed, such as {name} at {failure.stage}: {failure.reason}"
+        )
 
 
 def failure_lines() -> list[str]:

@@ -15,7 +15,7 @@ from models.errors import ParamsError
 from pipeline import search
 from pipeline.data import Dataset, batches, subset
 from pipeline.evaluate import accuracy_pct, has_batch_norm, reestimate_batch_norm
-from pipeline.params import Distill, Heal, Params, Penalty, Strategy, Train
+from pipeline.params import Distill, Heal, Penalty, Plan, Strategy, Train
 from pipeline.repairs import ACCURACIES, AS_PLANNED, Level, shipped_accuracy_pct
 
 BATCH = 256
@@ -115,7 +115,9 @@ def re_estimated(
     return repaired
 
 
-def chosen_level(levels: Sequence[Level], planned: Mapping[str, Any], params: Params) -> int:
+def chosen_level(
+    levels: Sequence[Level], planned: Mapping[str, Any], heal: Heal, plan: Plan
+) -> int:
     """Return the level to ship: that of `plan`, or where levels are repaired the one it would be.
 
     A plan goes by validation accuracy, so what is shipped may be good enough at a deeper level, or
@@ -124,17 +126,18 @@ def chosen_level(levels: Sequence[Level], planned: Mapping[str, Any], params: Pa
     Args:
         levels: entries of `heal`, all levels.
         planned: the metrics of `plan`.
-        params: `heal` says what is shipped, `plan` what is allowed.
+        heal: says what is shipped.
+        plan: says what is allowed.
     """
-    if params.heal.ship == AS_PLANNED:
+    if heal.ship == AS_PLANNED:
         return int(planned["chosen_level"])
     accuracies = [shipped_accuracy_pct(level) for level in levels]
-    if not params.plan.measures_latency:
-        return search.deepest_level(accuracies, params.plan.max_accuracy_drop_pct)
+    if not plan.measures_latency:
+        return search.deepest_level(accuracies, plan.max_accuracy_drop_pct)
     # Repairs change no structure, so the plan's latencies hold.
     measured = [
         search.Level(level["removed"], {}, accuracy)
         for level, accuracy in zip(levels, accuracies, strict=True)
     ]
     latencies = [level["latency_ms"] for level in planned["levels"]]
-    return search.most_accurate_level(measured, latencies, params.plan)
+    return search.most_accurate_level(measured, latencies, plan)

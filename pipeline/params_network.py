@@ -185,30 +185,6 @@ class Method(Section):
         return self
 
 
-class Variant(Section):
-    """A network and its training: the defaults with one variant's overrides merged in."""
-
-    model: Model
-    train: Train
-    method: Method = Field(default_factory=Method)
-
-    @model_validator(mode="after")
-    def _starts_where_the_strategy_does(self) -> "Variant":
-        strategy = self.train.strategy
-        has_weights = self.model.pretrained or self.model.weights is not None
-        if strategy.name == "shallow" and (has_weights or strategy.gone_at):
-            raise ValueError(
-                "strategy 'shallow' trains from scratch without the blocks: leave out until and "
-                "initial weights; with them it is called remove_first"
-            )
-        if strategy.name == "remove_first" and not has_weights and not strategy.gone_at:
-            raise ValueError(
-                "strategy 'remove_first' removes blocks of a trained network: give it initial "
-                "weights (model.pretrained or model.weights) or until above 0"
-            )
-        return self
-
-
 class Score(Section):
     """How blocks are scored."""
 
@@ -248,6 +224,31 @@ class Plan(Section):
             raise ValueError(
                 "search 'latency_aware' needs latency_budget_ms, the time that one batch of "
                 "latency_batch images may take"
+            )
+        return self
+
+
+class Variant(Section):
+    """A network, its training and its plan: the defaults with one variant's overrides merged in."""
+
+    model: Model
+    train: Train
+    method: Method = Field(default_factory=Method)
+    plan: Plan
+
+    @model_validator(mode="after")
+    def _starts_where_the_strategy_does(self) -> "Variant":
+        strategy = self.train.strategy
+        has_weights = self.model.pretrained or self.model.weights is not None
+        if strategy.name == "shallow" and (has_weights or strategy.gone_at):
+            raise ValueError(
+                "strategy 'shallow' trains from scratch without the blocks: leave out until and "
+                "initial weights; with them it is called remove_first"
+            )
+        if strategy.name == "remove_first" and not has_weights and not strategy.gone_at:
+            raise ValueError(
+                "strategy 'remove_first' removes blocks of a trained network: give it initial "
+                "weights (model.pretrained or model.weights) or until above 0"
             )
         return self
 

@@ -16,7 +16,7 @@ from pipeline.criteria import CRITERIA, gather
 from pipeline.data import Dataset, batches, subset
 from pipeline.dead_branches import DeadBranch, dead_branches
 from pipeline.evaluate import accuracy_pct
-from pipeline.params import Params, Plan, Score
+from pipeline.params import Plan, Score
 from pipeline.replacement import LADDER, StandIns, cheapest, fit
 from pipeline.search import SEARCHES, Level, Problem, Shallow, removal_order
 
@@ -57,22 +57,23 @@ def in_graph(order: Sequence[str], exported: Mapping[str, str]) -> tuple[list[st
 
 
 def candidates(
-    scored: Mapping[str, Any], exported: Mapping[str, str], params: Params
+    scored: Mapping[str, Any], exported: Mapping[str, str], params: Plan, score: Score
 ) -> tuple[Candidates, dict[str, str]]:
     """Return what may go of a network, and why its other removable units stay.
 
     Args:
         scored: the score metrics.
         exported: the graph's blocks and why each cannot be removed, empty where it can.
-        params: `plan` names the criterion, `score` says how to score again.
+        params: the `plan` section, which names the criterion.
+        score: how to score again.
     """
-    automatic = params.plan.criterion == "auto"
-    criterion: str = scored["criterion"] if automatic else params.plan.criterion
+    automatic = params.criterion == "auto"
+    criterion: str = scored["criterion"] if automatic else params.criterion
     scores = scored["scores"][criterion]
     there, left_out = in_graph(removal_order(scores), exported)
     units = [Unit(**unit) for unit in scored["blocks"] if unit["name"] in there]
     own = {unit.name: scores[unit.name] for unit in units}
-    return Candidates(units, own, criterion, params.score), left_out
+    return Candidates(units, own, criterion, score), left_out
 
 
 def plan(

@@ -5,16 +5,13 @@ to lay over in addition where the preset of that name is chosen too. Comments an
 params.yaml stay.
 """
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from models.errors import ParamsError, near_matches
-from pipeline.artifacts import replace_file
-from pipeline.params import PARAMS, validate
+from pipeline.params import PARAMS
+from pipeline.params_file import read_editable, write_valid
 
 PRESETS = Path("params")
 
@@ -36,17 +33,12 @@ def apply_presets(
             with the presets.
     """
     overlay, notes = combined(names, presets)
-    document = _read(path)
+    document = read_editable(path)
     before = _source(document)
     _lay_over(document, overlay)
     if data is not None or _source(document) != before:
         _lay_over(document, {"prepare": {"path": data}})
-    text = io.StringIO()
-    _yaml().dump(document, text)
-    # What a stage will read, as it will read it.
-    validate(yaml.safe_load(text.getvalue()), path)
-    with replace_file(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+    write_valid(document, path)
     return notes
 
 
@@ -63,7 +55,7 @@ def combined(names: Sequence[str], presets: Path = PRESETS) -> tuple[dict[str, A
                 f"no preset {name!r} in {presets}/{near_matches(name, known)}; there are "
                 f"{', '.join(known) or 'none'}"
             )
-    files = {name: _read(presets / f"{name}.yaml") for name in names}
+    files = {name: read_editable(presets / f"{name}.yaml") for name in names}
     result: dict[str, Any] = {}
     notes: list[str] = []
     pairs = {name: file.pop("with", {}) for name, file in files.items()}
@@ -93,31 +85,3 @@ def _lay_over(base: dict[str, Any], overlay: dict[str, Any]) -> None:
             _lay_over(own, value)
         else:
             base[key] = value
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Read keys and values, with the comments and the style in which they stand."""
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        content = _yaml().load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise ParamsError(f"{path} is missing; run from the folder that holds it") from e
-    except (YAMLError, UnicodeDecodeError) as e:
-        raise ParamsError(f"{path} is not valid YAML: {e}") from e
-    if not isinstance(content, dict):
-        raise ParamsError(f"{path} must hold keys and values, got {type(content).__name__}")
-    return content
-
-
-def _yaml() -> Any:
-    """Return a YAML reader and writer that keeps comments, order, quotes and `null`."""
-    from ruamel.yaml import YAML
-
-    editor = YAML()
-    editor.preserve_quotes = True
-    editor.width = 4096
-    editor.representer.add_representer(
-        type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
-    )
-    return editor

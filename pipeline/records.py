@@ -28,15 +28,20 @@ Facts = Mapping[str, Any]  # stage: the content of the variant's metrics file
 def read_runs(params: Params) -> list[TrackedRun]:
     """Return the runs of the variants in `params`, in the order of reports/summary.json.
 
+    A variant that the summary lists as failed has none.
+
     Raises:
         ArtifactError: a metrics file is missing or damaged, or the summary lacks a variant.
     """
-    summary = read_json(REPORTS / "summary.json")["rows"]
+    report = read_json(REPORTS / "summary.json")
+    summary, failed = report["rows"], report.get("failures", {})
     data = _data_set(read_json(metrics_path("prepare")))
     commit = _git_commit()
     runs = []
     for variant in params.variants:
         rows = [row for row in summary if row["variant"] == variant]
+        if not rows and variant in failed:
+            continue
         if not rows:
             raise ArtifactError(
                 f"{REPORTS / 'summary.json'} has no row of variant {variant!r}; `dvc repro` adds it"

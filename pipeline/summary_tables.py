@@ -51,6 +51,21 @@ def _condensed(rows: Sequence[Row], variants: Iterable[str]) -> str:
     )
 
 
+def failures_markdown(failures: Mapping[str, Mapping[str, str]]) -> str:
+    """Return a table of the variants that failed, nothing where none did.
+
+    Args:
+        failures: ``{variant: {"stage": …, "reason": …}}``.
+    """
+    if not failures:
+        return ""
+    lines = [
+        [variant, failure["stage"], failure["reason"].replace("|", "\\|")]
+        for variant, failure in failures.items()
+    ]
+    return f"## Failed\n\n{_table(['variant', 'stage', 'reason'], lines)}\n\n"
+
+
 def depth_table(rows: Sequence[Row]) -> Table:
     """Return the float32 rows: what a removed block costs and saves."""
     timed = _union(row["latency_ms"] for row in rows)

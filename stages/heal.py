@@ -40,7 +40,8 @@ from stages import run_variant_stage
 def main(variant: str) -> None:
     """Measure every repair of every level, keep the weights that are shipped, choose a level."""
     params = load_params()
-    tuning = fine_tuning(params.variant(variant).train, params.heal)
+    settings = params.variant(variant)
+    tuning = fine_tuning(settings.train, params.heal)
     planned = read_json(metrics_path("plan", variant))
     model, _, data = load_trained(variant)
     require_repairable(params.heal, model)
@@ -72,7 +73,7 @@ def main(variant: str) -> None:
                     zoo.save_weights(shipped, repaired_weights(folder, entry))
                 levels.append(entry)
                 print(_line(variant, entry), flush=True)
-        chosen = chosen_level(levels, planned, params)
+        chosen = chosen_level(levels, planned, params.heal, settings.plan)
         settled = {"variant": variant, **params.heal.model_dump(), "device": str(device)}
         metrics = {**settled, "levels": levels, "chosen_level": chosen}
         write_json(metrics_path("heal", variant), metrics)

@@ -13,7 +13,7 @@ from pipeline.data import validation_sample
 from pipeline.devices import pick_device
 from pipeline.graph_latency import graph_latencies_ms
 from pipeline.networks import load_trained
-from pipeline.params import Params, load_params
+from pipeline.params import Benchmark, Plan, load_params
 from pipeline.plan import LatenciesMs, candidates, plan
 from pipeline.search import OWN_CRITERIA, Shallow
 from stages import run_variant_stage
@@ -22,45 +22,45 @@ from stages import run_variant_stage
 def main(variant: str) -> None:
     """Search for the order of the units, measure every level, choose one."""
     params = load_params()
-    params.variant(variant)
+    settings = params.variant(variant).plan
     scored = read_json(metrics_path("score", variant))
     exported = read_json(metrics_path("export", variant))["blocks"]
-    who, left_out = candidates(scored, exported, params)
+    who, left_out = candidates(scored, exported, settings, params.score)
     for name, reason in left_out.items():
         print(f"{variant}: block {name} is left out: it {reason}")
     model, _, images = load_trained(variant)
-    timer, device = _timer(variant, params), pick_device()
-    planned, stand_ins = plan(model, who, images, params.plan, latencies_ms=timer, device=device)
+    timer, device = _timer(variant, settings, params.benchmark), pick_device()
+    planned, stand_ins = plan(model, who, images, settings, latencies_ms=timer, device=device)
     with replace_dir(artifacts_dir("plan", variant)) as folder:
         for level, own in enumerate(stand_ins):
             if own:
                 save(own, folder / f"level_{level}.safetensors")
     metrics = {
         "variant": variant,
-        "search": params.plan.search,
-        "criterion": OWN_CRITERIA.get(params.plan.search, who.criterion),
-        "max_accuracy_drop_pct": params.plan.max_accuracy_drop_pct,
+        "search": settings.search,
+        "criterion": OWN_CRITERIA.get(settings.search, who.criterion),
+        "max_accuracy_drop_pct": settings.max_accuracy_drop_pct,
         "order": planned.pop("order"),
         "left_out": left_out,
         **planned,
     }
-    if params.plan.measures_latency:
-        metrics["measured_on"] = read_json(artifacts_dir("yardstick") / "plan.json")
+    if settings.measures_latency:
+        metrics["measured_on"] = read_json(artifacts_dir("yardstick") / f"{variant}.json")
     write_json(metrics_path("plan", variant), metrics)
     _print(variant, metrics)
 
 
-def _timer(variant: str, params: Params) -> LatenciesMs:
+def _timer(variant: str, settings: Plan, timing: Benchmark) -> LatenciesMs:
     """Return what times the graphs of shallow networks on this machine."""
 
     def latencies_ms(networks: Sequence[Shallow]) -> list[float]:
         source = artifacts_dir("export", variant) / "model.onnx"
-        images = validation_sample(artifacts_dir("prepare"), params.plan.latency_batch)
+        images = validation_sample(artifacts_dir("prepare"), settings.latency_batch)
         with TemporaryDirectory() as folder:
             graphs = [Path(folder) / f"{number}.onnx" for number in range(len(networks))]
             for graph, network in zip(graphs, networks, strict=True):
                 collapse_onnx(source, graph, network.removed, as_maps(network.stand_ins))
-            return graph_latencies_ms(graphs, images, params.plan.latency_batch, params.benchmark)
+            return graph_latencies_ms(graphs, images, settings.latency_batch, timing)
 
     return latencies_ms
 

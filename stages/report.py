@@ -1,31 +1,40 @@
 """Write reports/index.html, summary.json, summary.md and the plots, over all variants."""
 
+from dataclasses import asdict
+
 from pipeline import plots
 from pipeline.artifacts import REPORTS, metrics_path, read_json, replace_file, write_json
 from pipeline.choice import choose
+from pipeline.failures import require_some, still_failed, without_numbers
 from pipeline.params import load_params
 from pipeline.report import STAGES, summary_rows
 from pipeline.report_page import report_page
-from pipeline.summary_tables import summary_markdown
+from pipeline.summary_tables import failures_markdown, summary_markdown
 from stages import run_stage
 
 READ = ("train", "score", "plan", *STAGES)  # metrics of every variant
 
 
 def main() -> None:
-    """Read the metrics of the variants that params.yaml lists and lay them side by side."""
+    """Lay the variants of params.yaml side by side, but for those on record as failed."""
     params = load_params()
-    variants = list(params.variants)
+    failures = still_failed(params.variants)
+    variants = [name for name in params.variants if name not in without_numbers(failures)]
+    require_some(variants, failures)
     metrics = {
         variant: {stage: read_json(metrics_path(stage, variant)) for stage in READ}
         for variant in variants
     }
     rows = [row for variant in variants for row in summary_rows(variant, metrics[variant])]
     choice = choose(rows, params.choose)
-    page = report_page(params.name, rows, choice, metrics, read_json(metrics_path("prepare")), {})
-    write_json(REPORTS / "summary.json", {"recommendation": choice.to_json(), "rows": rows})
+    failed = {name: asdict(failure) for name, failure in failures.items()}
+    prepared = read_json(metrics_path("prepare"))
+    page = report_page(params.name, rows, choice, metrics, prepared, failed)
+    summary = {"recommendation": choice.to_json(), "failures": failed, "rows": rows}
+    write_json(REPORTS / "summary.json", summary)
     with replace_file(REPORTS / "summary.md") as temporary:
-        temporary.write_text(summary_markdown(rows, metrics), encoding="utf-8")
+        text = failures_markdown(failed) + summary_markdown(rows, metrics)
+        temporary.write_text(text, encoding="utf-8")
     with replace_file(REPORTS / "index.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
 
@@ -34,6 +43,8 @@ def main() -> None:
     plots.accuracy_against_removed(rows, REPORTS / "accuracy_removed.png")
     histories = {variant: metrics[variant]["train"]["epochs"] for variant in plots.named(rows)}
     plots.distance_over_training(histories, REPORTS / "distance_training.png")
+    for name, failure in failures.items():
+        print(f"{name} failed at {failure.stage}: {failure.reason}")
     print(f"{len(rows)} rows in {REPORTS / 'index.html'}; recommended: {choice.reason}")
 
 

@@ -63,9 +63,9 @@ def train_variant(experiment: str, variant: str, settings: Variant, device: torc
     taught_by = settings.train.distill.teacher
     teacher = None if taught_by is None else teacher_of(variant, taught_by, spec)
 
-    configuration = settings.model_dump(by_alias=True)
+    configuration = settings.model_dump(by_alias=True, exclude={"plan"})
     # Any number of processes may continue a training.
-    decisive = settings.model_dump(by_alias=True, exclude={"train": {"processes"}})
+    decisive = settings.model_dump(by_alias=True, exclude={"plan": True, "train": {"processes"}})
     images_digest = read_json(metrics_path("prepare"))["sha256"]
     versions = [torch.__version__, version("timm")]
     teaching = None if teacher is None else state_sha256(teacher)

@@ -1,4 +1,4 @@
-"""Write what plans depend on beside the network: artifacts/yardstick/plan.json.
+"""Write what one variant's plan depends on beside the network: artifacts/yardstick/<variant>.json.
 
 A plan that goes by latency depends on this machine and on how engines are timed; any other on
 nothing, so that it is not made again on another machine (docs/decisions/0011).
@@ -7,18 +7,18 @@ nothing, so that it is not made again on another machine (docs/decisions/0011).
 from pipeline.artifacts import artifacts_dir, read_json, write_json
 from pipeline.params import load_params
 from pipeline.protocol import machine
-from stages import run_stage
+from stages import run_variant_stage
 
 
-def main() -> None:
-    """Write the facts, none where `plan.search` measures no latency."""
+def main(variant: str) -> None:
+    """Write the facts, none where the variant's `plan.search` measures no latency."""
     params = load_params()
     facts = {}
-    if params.plan.measures_latency:
+    if params.variant(variant).plan.measures_latency:
         target = machine(read_json(artifacts_dir("probe") / "target.json"))
         facts = {"target": target, "timing": params.benchmark.model_dump(exclude={"batch_sizes"})}
-    write_json(artifacts_dir("yardstick") / "plan.json", facts)
+    write_json(artifacts_dir("yardstick") / f"{variant}.json", facts)
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_variant_stage(main)

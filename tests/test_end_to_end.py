@@ -107,7 +107,8 @@ def project(tmp_path_factory: pytest.TempPathFactory, fashion_mnist: Path) -> It
     )
     results = ("metrics/", "reports/", "dvc.lock")
     for name in filter(None, listing.stdout.split("\0")):
-        if (ROOT / name).exists() and not name.startswith(results):
+        is_input = not name.startswith(results) or name == "metrics/failed.json"
+        if (ROOT / name).exists() and is_input:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, root / name)
     made = Project(root)
@@ -330,6 +331,36 @@ def test_a_changed_variant_trains_alone_and_adds_its_runs(project: Project) -> N
     assert "Running stage 'train@dense'" not in output
     rows = project.json("reports", "summary.json")["rows"]
     assert len(project.runs()) == before + sum(row["variant"] == "lacoot" for row in rows)
+
+
+def test_a_sweep_reports_the_variant_that_fails_and_the_others_stay(project: Project) -> None:
+    rows = project.json("reports", "summary.json")["rows"]
+    project.edit_params(
+        lambda params: params["variants"].update({"hot": {"train": {"learning_rate": 1.0e6}}})
+    )
+    sweep = [sys.executable, "-m", "pipeline", "sweep", "-j", "2"]
+    result = subprocess.run(
+        sweep,
+        cwd=project.root,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (1, "")
+    assert "2 of 3 variants are up to date" in result.stdout
+    summary = project.json("reports", "summary.json")
+    assert summary["rows"] == rows
+    assert summary["failures"] == project.json("metrics", "failed.json")
+    failure = summary["failures"]["hot"]
+    assert failure["stage"] == "train"
+    assert "lower train.learning_rate (now 1000000.0)" in failure["reason"]
+    assert f"| hot | train | {failure['reason']} |" in (
+        project.root / "reports" / "summary.md"
+    ).read_text(encoding="utf-8")
+    project.edit_params(lambda params: params["variants"].pop("hot"))
+    project.run("dvc", "repro", "--single-item", "report")
+    assert project.json("reports", "summary.json")["failures"] == {}
 
 
 def assert_one_clear_message(project: Project, message: str, *command: str) -> None:

@@ -192,12 +192,8 @@ FACTS = [(90.0, 89.0, 4.0), (80.0, 89.5, 3.0), (70.0, 88.9, 2.0)]  # plain %, he
 )
 def test_the_level_is_chosen_by_what_is_shipped(ship: str, plan_says: dict, expected: int) -> None:
     always = {"criterion": "auto", "max_accuracy_drop_pct": 0.0}
-    params = load_params(ROOT / "tests" / "params.yaml").model_copy(
-        update={
-            "plan": Plan.model_validate(always | plan_says),
-            "heal": Heal.model_validate({"ship": ship, "epochs": 1}),
-        }
-    )
+    plan = Plan.model_validate(always | plan_says)
+    heal = Heal.model_validate({"ship": ship, "epochs": 1})
     levels = [
         {
             "removed": ["a", "b"][:n],
@@ -208,7 +204,7 @@ def test_the_level_is_chosen_by_what_is_shipped(ship: str, plan_says: dict, expe
         for n, (plain, healed, _) in enumerate(FACTS)
     ]
     planned = {"chosen_level": 0, "levels": [{"latency_ms": ms} for *_, ms in FACTS]}
-    assert chosen_level(levels, planned, params) == expected
+    assert chosen_level(levels, planned, heal, plan) == expected
 
 
 HEAL = {"epochs": 2, "learning_rate": 0.02, "bn_samples": 300}

@@ -121,6 +121,14 @@ def test_state_follows_the_lock_entries_of_the_variant_and_prepare(project: Path
     assert len(set(states)) == len(states)
 
 
+def test_a_variant_that_failed_has_no_runs(project: Path) -> None:
+    write_params("dense", "lacoot", "unseen")
+    summary = json.loads(Path("reports/summary.json").read_text())
+    failed = {"unseen": {"stage": "train", "reason": "the loss is nan"}}
+    write_json(Path("reports/summary.json"), summary | {"failures": failed})
+    assert {run.tags["variant"] for run in read_runs(load_params())} == {"dense", "lacoot"}
+
+
 def test_missing_inputs_are_told(project: Path) -> None:
     write_params("dense", "unseen")
     with pytest.raises(ArtifactError, match=r"no row of variant 'unseen'"):

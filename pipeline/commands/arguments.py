@@ -10,6 +10,14 @@ def count(text: str) -> int:
     return int(text)
 
 
+def positive(text: str) -> float:
+    """Return a number above 0."""
+    value = positive_limit(text)
+    if value is None:
+        raise argparse.ArgumentTypeError("none is no number")
+    return value
+
+
 def limit(text: str) -> float | None:
     """Return a number, 0 or more; None of ``none``, which lifts a limit."""
     if text == "none":

@@ -1,0 +1,68 @@
+"""Stages and variants in an order in which each finds what it reads."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from models.errors import ParamsError
+from pipeline.params import Params, validate
+from pipeline.stage_order import stage_order, waves
+from pipeline.sweep import side_by_side
+
+ROOT = Path(__file__).parent.parent
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+
+
+def params(**variants: dict) -> Params:
+    raw = yaml.safe_load((ROOT / "tests" / "params.yaml").read_text(encoding="utf-8"))
+    return validate(raw | {"variants": variants}, Path("params.yaml"))
+
+
+def test_the_stages_of_the_project() -> None:
+    order = stage_order(STAGES)
+    assert sorted([*order.before, *order.each, *order.after]) == sorted(STAGES)
+    assert set(order.before) == {"prepare", "probe"}
+    assert order.after == ["report", "track"]
+    each = order.each
+    for earlier, later in (
+        ("train", "score"),
+        ("score", "plan"),
+        ("export", "plan"),
+        ("yardstick", "plan"),
+        ("plan", "heal"),
+        ("heal", "collapse"),
+        ("collapse", "precision"),
+        ("precision", "build"),
+        ("build", "verify"),
+        ("verify", "benchmark"),
+        ("benchmark", "bundle"),
+    ):
+        assert each.index(earlier) < each.index(later)
+
+
+def test_what_is_timed_runs_alone_with_all_that_follows() -> None:
+    each = stage_order(STAGES).each
+    by_latency = {"plan": {"search": "latency_aware", "latency_budget_ms": 5.0}}
+    made = params(dense={}, fast=by_latency)
+    assert each[side_by_side(each, made.variants["dense"]) :] == ["benchmark", "bundle"]
+    assert each[side_by_side(each, made.variants["fast"])] == "plan"
+
+
+def test_who_learns_from_another_comes_later() -> None:
+    taught = {"train": {"distill": {"teacher": "dense"}}}
+    by_plan = {"train": {"strategy": {"remove": {"plan": "metrics/plan/taught.json", "level": 2}}}}
+    made = params(planned=by_plan, taught=taught, dense={}, other={})
+    assert list(waves(made, made.variants)) == [["dense", "other"], ["taught"], ["planned"]]
+    assert list(waves(made, ["planned", "taught"])) == [["taught"], ["planned"]]
+
+
+def test_variants_that_wait_for_each_other_are_told() -> None:
+    def plan_of(name: str) -> dict:
+        return {
+            "train": {"strategy": {"remove": {"plan": f"metrics/plan/{name}.json", "level": 1}}}
+        }
+
+    made = params(a=plan_of("b"), b=plan_of("a"))
+    with pytest.raises(ParamsError, match=r"variants wait for each other: [ab] → [ab] → [ab]"):
+        list(waves(made, made.variants))
