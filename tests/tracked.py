@@ -149,6 +149,23 @@ def write_variant(variant: str, p50: float = 20.0) -> None:
     record_in_lock(f"benchmark@{variant}", p50)
 
 
+def write_project() -> None:
+    """Fill the current folder as `dvc repro` does with two variants of three levels."""
+    manifest = {
+        "source": "fashion_mnist",
+        "classes": ["boot", "shirt"],
+        "counts": {"train": {"boot": 5, "shirt": 6}, "test": {"boot": 1, "shirt": 1}},
+        "sha256": {"train.npz": "ab" * 32},
+    }
+    write_json(Path("metrics/prepare.json"), manifest)
+    record_in_lock("prepare", manifest)
+    for variant in ("dense", "lacoot"):
+        write_variant(variant)
+    for plot in PLOTS:
+        Path("reports", plot).write_bytes(PIXEL)
+    write_params("dense", "lacoot")
+
+
 def record_in_lock(stage: str, content: object) -> None:
     """Put an entry into dvc.lock that changes with `content`, as DVC does when a stage ends."""
     path = Path("dvc.lock")
