@@ -1,7 +1,7 @@
 """What MLflow is told: one run per variant, level and precision, from the metrics files."""
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,14 @@ from pipeline.artifacts import (
     metrics_path,
     read_json,
 )
-from pipeline.params import Params
-from pipeline.runs import DataSet, TrackedRun, flat_numbers, flat_params
+from pipeline.params import PARAMS, Params
+from pipeline.repairs import ACCURACIES
+from pipeline.runs import Comparison, DataSet, TrackedRun, flat_numbers, flat_params
 
+SUMMARY = REPORTS / "summary.json"
 LOCK = Path("dvc.lock")
 STAGES = ("train", "score", "plan", "heal", "collapse", "precision", "build", "verify", "benchmark")
+SETTINGS = ("model", "strategy", "lambda", "epochs", "seed")
 
 Facts = Mapping[str, Any]  # stage: the content of the variant's metrics file
 
@@ -33,24 +36,58 @@ def read_runs(params: Params) -> list[TrackedRun]:
     Raises:
         ArtifactError: a metrics file is missing or damaged, or the summary lacks a variant.
     """
-    report = read_json(REPORTS / "summary.json")
+    report = read_json(SUMMARY)
     summary, failed = report["rows"], report.get("failures", {})
     data = _data_set(read_json(metrics_path("prepare")))
     commit = _git_commit()
+    written = _written_settings()
     runs = []
     for variant in params.variants:
         rows = [row for row in summary if row["variant"] == variant]
         if not rows and variant in failed:
             continue
         if not rows:
-            raise ArtifactError(
-                f"{REPORTS / 'summary.json'} has no row of variant {variant!r}; `dvc repro` adds it"
-            )
+            raise ArtifactError(f"{SUMMARY} has no row of variant {variant!r}; `dvc repro` adds it")
         facts = {stage: read_json(metrics_path(stage, variant)) for stage in STAGES}
         tags = {"variant": variant, **commit, **_reasons(facts)}
+        settings = _settings(facts["train"], written[variant])
         group = state(variant)
-        runs += [_run(row, facts, group, data, tags) for row in rows]
+        for row in rows:
+            timed_on = _timed_on(row, params.choose.backend)
+            metrics = _metrics(row, facts, timed_on)
+            runs.append(
+                TrackedRun(
+                    name=run_name(row),
+                    group=group,
+                    # What it holds too: a report that learns a column adds its runs.
+                    key=digest([group, row, metrics]),
+                    params=_params(row, facts, timed_on) | settings,
+                    metrics=metrics,
+                    tags=tags | ({"chosen_level": "true"} if row["chosen"] else {}),
+                    data=data,
+                    details=_details(row, facts),
+                )
+            )
     return runs
+
+
+def read_comparison(params: Params, runs: Sequence[TrackedRun]) -> Comparison:
+    """Return the recommendation of reports/summary.json, and the report, for the page of `runs`."""
+    recommendation = read_json(SUMMARY)["recommendation"]
+    chosen = recommendation["chosen"]
+    keys = {run.name: run.key for run in runs}
+    return Comparison(
+        reason=recommendation["reason"],
+        recommended=keys.get(run_name(chosen)) if chosen else None,
+        latency_budget_ms=params.choose.latency_budget_ms,
+        batch_size=params.benchmark.batch_sizes[-1],
+        report=sorted([*REPORTS.glob("*.html"), *REPORTS.glob("*.png")]),
+    )
+
+
+def run_name(row: Mapping[str, Any]) -> str:
+    """Return e.g. ``lacoot-l4-int8`` for a row of the summary or what was chosen of it."""
+    return f"{row['variant']}-l{row['level']}-{row['precision']}"
 
 
 def state(variant: str) -> str:
@@ -80,81 +117,83 @@ def _locked_stages() -> dict[str, Any]:
     return dict((content or {}).get("stages") or {})
 
 
-def _run(
-    row: Mapping[str, Any], facts: Facts, group: str, data: DataSet, tags: Mapping[str, str]
-) -> TrackedRun:
-    variant, level = row["variant"], row["level"]
-    return TrackedRun(
-        name=f"{variant}-l{level}-{row['precision']}",
-        group=group,
-        key=digest([group, row]),  # the row too: a report that learns a column adds its runs
-        params=_params(row, facts),
-        metrics=_metrics(row, facts),
-        tags={**tags, "level": str(level), "precision": row["precision"]},
-        data=data,
-        artifacts={
-            "plots": sorted(REPORTS.glob("*.png")),
-            "report": sorted(REPORTS.glob("*.html")),
-            **{f"metrics/{stage}": [metrics_path(stage, variant)] for stage in STAGES},
-        },
-    )
+def _written_settings() -> dict[str, dict[str, str]]:
+    """Return what is written under each variant in params.yaml: how it differs from the rest."""
+    variants = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))["variants"]
+    return {variant: flat_params(own or {}) for variant, own in variants.items()}
 
 
-def _params(row: Mapping[str, Any], facts: Facts) -> dict[str, str]:
-    """Return what a variant was made with, and the blocks that this level lacks."""
-    train = facts["train"]
-    made = flat_params({key: train[key] for key in ("model", "train", "method")})
-    settled = {"device": train["device"], "trained_in": train["precision"]}  # what `auto` came to
-    removed = ", ".join([*row["removed_in_training"], *row["removed"]]) or "none"
-    own = {
+def _settings(train: Mapping[str, Any], written: Mapping[str, str]) -> dict[str, str]:
+    """Return the few settings that every variant is known by, and those written for this one."""
+    made = flat_params({key: train[key] for key in ("model", "train")})
+    return {key: made[key] for key in SETTINGS if key in made} | dict(written)
+
+
+def _params(row: Mapping[str, Any], facts: Facts, timed_on: str | None) -> dict[str, str]:
+    """Return which of a variant's networks this is, and how it came about."""
+    return {
+        "variant": row["variant"],
+        "level": str(row["level"]),
         "precision": row["precision"],
-        "removed": removed,
+        "backend": timed_on or "not timed",
+        "removed": ", ".join([*row["removed_in_training"], *row["removed"]]) or "none",
         "replacement": row["replacement"],
         "shipped": row["shipped"],
+        "criterion": facts["plan"]["criterion"],
+        "search": facts["plan"]["search"],
     }
-    planned = {key: facts["plan"][key] for key in ("search", "criterion")}
-    return made | settled | own | planned
 
 
-def _metrics(row: Mapping[str, Any], facts: Facts) -> dict[str, float]:
-    """Return every number of the summary row, and what the stages know beyond it."""
-    train, level, precision = facts["train"], row["level"], row["precision"]
-    collapsed, built, verified, timed = (
-        _at_level(facts[stage], level) for stage in ("collapse", "build", "verify", "benchmark")
-    )
-    engines = built.get("engines", {}).get(precision, {})
-    beyond = {
-        "removed_blocks": len(row["removed"]),
-        "train_seconds": train["seconds"],
-        "train_images_per_s": train["images_per_s"],
-        "nodes": collapsed.get("nodes"),
-        "parity": _parity(verified, precision),
-        "build_seconds": {backend: engine["seconds"] for backend, engine in engines.items()},
+def _timed_on(row: Mapping[str, Any], wanted: str | None) -> str | None:
+    """Return the backend that a row's latency is told of: the one to choose by, or the fastest."""
+    p50 = {backend: latency["p50"] for backend, latency in row["latency_ms"].items()}
+    if wanted is not None:
+        return wanted if wanted in p50 else None
+    return min(p50, key=lambda backend: p50[backend], default=None)
+
+
+def _metrics(row: Mapping[str, Any], facts: Facts, timed_on: str | None) -> dict[str, float]:
+    """Return the numbers that decide, then details under prefixes, a section each in the charts."""
+    level, precision = row["level"], row["precision"]
+    verified, timed = (_at_level(facts[stage], level) for stage in ("verify", "benchmark"))
+    decisive = {
+        "accuracy_test_pct": round(row["test_accuracy_pct"], 2),
+        "accuracy_val_pct": round(row["val_accuracy_pct"], 2),
+        "latency_ms": row["latency_ms"][timed_on]["p50"] if timed_on else None,
+        "macs": row["macs"],
+        "params": row["params"],
+        "removed_blocks": len(row["removed"]) + len(row["removed_in_training"]),
+        "size_bytes": row["engine_bytes"].get(timed_on, row["onnx_bytes"]),
+        "train_seconds": facts["train"]["seconds"],
     }
-    latencies = timed.get("latency_ms", {}).get(precision, {})
-    return flat_numbers(beyond) | _timings(latencies) | flat_numbers(row)
+    repaired = {
+        f"repairs/{kind}_val_pct": round(row[key], 2)
+        for kind, key in ACCURACIES.items()
+        if key in row
+    }
+    by_batch = {
+        f"latency_{backend}/batch_{size}_ms": latency["p50"]
+        for backend, by_size in timed.get("latency_ms", {}).get(precision, {}).items()
+        for size, latency in by_size.items()
+    }
+    return flat_numbers(decisive | _parity(verified, precision) | repaired | by_batch)
 
 
 def _parity(verified: Mapping[str, Any], precision: str) -> dict[str, float]:
     """Return how far the precision's graph is from the collapsed one."""
     for rung in verified.get("rungs", []):
         if (rung["rung"], rung["precision"], rung["backend"]) == ("precision", precision, None):
-            return {key: rung[key] for key in ("max_abs", "max_rel", "cosine", "top1_agreement")}
+            return {f"parity/{key}": rung[key] for key in ("max_abs", "top1_agreement")}
     return {}
 
 
-def _timings(latencies: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
-    """Name what was timed at every batch size, e.g. ``latency_ms.onnxruntime.batch_1.p50``."""
-    return {
-        (
-            f"images_per_s.{backend}.batch_{size}"
-            if name == "images_per_s"
-            else f"latency_ms.{backend}.batch_{size}.{name}"
-        ): value
-        for backend, by_size in latencies.items()
-        for size, latency in by_size.items()
-        for name, value in flat_numbers(latency).items()
+def _details(row: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
+    """Return the summary's row and what every stage knows of the variant and of this level."""
+    stages = {
+        stage: {**known, "levels": [_at_level(known, row["level"])]} if "levels" in known else known
+        for stage, known in facts.items()
     }
+    return {"row": row, "stages": stages}
 
 
 def _at_level(facts: Mapping[str, Any], level: int) -> Mapping[str, Any]:

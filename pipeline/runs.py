@@ -1,13 +1,14 @@
-"""A run as MLflow is to hold it: its form, and the names of its numbers and parameters."""
+"""What MLflow is to hold: the form of a run and of what is beside it, and the parameters' names."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 SHORT_NAMES = {
     "model.name": "model",
     "model.options.": "model.",
+    "train.strategy.name": "strategy",
     "train.penalty.": "",
     "train.": "",
 }
@@ -34,7 +35,31 @@ class TrackedRun:
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
     data: DataSet
-    artifacts: Mapping[str, Sequence[Path]] = field(default_factory=dict)  # folder: files
+    details: Mapping[str, Any]  # JSON: everything that is known of it
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What stands beside the runs of an experiment."""
+
+    reason: str  # the recommendation, in one sentence
+    recommended: str | None  # the key of its run; None: nothing is recommended
+    latency_budget_ms: float | None
+    batch_size: int  # that `latency_ms` is of
+    report: Sequence[Path]  # HTML and plots
+
+
+@dataclass(frozen=True)
+class Release:
+    """The engine to ship, as one version of a registered model."""
+
+    name: str  # of the registered model
+    title: str  # of this version, e.g. ``lacoot-l4-int8``
+    run: str  # the key of its run
+    reason: str  # the recommendation, in one sentence
+    graph: Path  # ONNX
+    engines: Mapping[str, Path]  # name in the version: file
+    tags: Mapping[str, str]
 
 
 def flat_numbers(values: Mapping[str, Any]) -> dict[str, float]:

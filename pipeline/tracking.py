@@ -1,5 +1,7 @@
 """MLflow, the index over the metrics files: mirrored runs and the live training.
 
+What surrounds the runs is in `pipeline.presentation`, the model registry in `pipeline.registry`.
+
 The store is a convenience and never a reason for a stage to fail: whatever goes wrong with it
 becomes one `TrackingError`, within seconds. `mirror` raises it for its caller to decide;
 `live_training`, which goes around long work, warns once and sends no more.
@@ -29,7 +31,7 @@ from pipeline.store import (
 )
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, Run
     from mlflow.tracking.client import MlflowClient
 
 # Read by MLflow, some only while it is imported. Left alone, it waits minutes for a server that
@@ -41,7 +43,10 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+
+DETAILS = "metrics.json"  # of a run: what its metrics and params leave out
 
 
 @dataclass(frozen=True)
@@ -67,15 +72,25 @@ def mirror(experiment: str, runs: Sequence[TrackedRun]) -> TrackReport:
     Raises:
         TrackingError: the store cannot be used.
     """
-    uri = store_uri()
-    with _one_error(uri), exclusive():
-        client = _connect(uri)
-        experiment_id = _experiment(client, uri, experiment)
+    with connected() as client:
+        experiment_id = open_experiment(client, experiment)
         finished = _finished_keys(client, experiment_id, {run.group for run in runs})
         missing = [run for run in runs if run.key not in finished]
         for run in missing:
             _write(client, experiment_id, run)
-    return TrackReport(shown(uri), added=len(missing), present=len(runs) - len(missing))
+    return TrackReport(shown(store_uri()), added=len(missing), present=len(runs) - len(missing))
+
+
+@contextmanager
+def connected() -> Iterator["MlflowClient"]:
+    """Yield a client of the store in use, which no other stage of this folder writes meanwhile.
+
+    Raises:
+        TrackingError: the store cannot be used, or failed on the way.
+    """
+    uri = store_uri()
+    with one_error(uri), exclusive():
+        yield _connect(uri)
 
 
 @contextmanager
@@ -117,7 +132,7 @@ class _LiveRun:
         if self.failed:
             return
         try:
-            with _one_error(self.uri):
+            with one_error(self.uri):
                 action()
         except TrackingError as e:
             self.failed = True
@@ -126,7 +141,7 @@ class _LiveRun:
     def open(self, experiment: str, variant: str, key: str, params: Mapping[str, str]) -> None:
         with exclusive():
             self.client = _connect(self.uri)
-            experiment_id = _experiment(self.client, self.uri, experiment)
+            experiment_id = open_experiment(self.client, experiment)
         unfinished = f"tags.\"shoal.key\" = '{key}' and attributes.status != 'FINISHED'"
         if runs := self.client.search_runs([experiment_id], unfinished, max_results=1):
             (run,) = runs
@@ -160,9 +175,7 @@ def _write(client: "MlflowClient", experiment_id: str, run: TrackedRun) -> None:
     profile = json.dumps(dict(run.data.profile))
     data = Dataset(run.data.name, run.data.digest, "local", source, profile=profile)
     client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
-    for folder, files in run.artifacts.items():
-        for file in files:
-            client.log_artifact(run_id, str(file), folder)
+    client.log_dict(run_id, dict(run.details), DETAILS)
     client.set_terminated(run_id)
 
 
@@ -177,6 +190,12 @@ def _metrics(values: Mapping[str, float], step: int) -> list["Metric"]:
 
     now_ms = int(time.time() * 1000)
     return [Metric(key, value, now_ms, step) for key, value in values.items()]
+
+
+def find_run(client: "MlflowClient", experiment_id: str, key: str) -> "Run | None":
+    """Return the finished run of a key; None where there is none."""
+    query = f"tags.\"shoal.key\" = '{key}' and attributes.status = 'FINISHED'"
+    return next(iter(client.search_runs([experiment_id], query, max_results=1)), None)
 
 
 def _finished_keys(client: "MlflowClient", experiment_id: str, groups: set[str]) -> set[str]:
@@ -195,11 +214,11 @@ def _finished_keys(client: "MlflowClient", experiment_id: str, groups: set[str])
     return keys
 
 
-def _experiment(client: "MlflowClient", uri: str, name: str) -> str:
+def open_experiment(client: "MlflowClient", name: str) -> str:
     """Return the id of an experiment: made if it is new, restored if it is in the trash."""
     found = client.get_experiment_by_name(name)
     if found is None:
-        location = None if is_server(uri) else ARTIFACT_ROOT.resolve().as_uri()
+        location = None if is_server(store_uri()) else ARTIFACT_ROOT.resolve().as_uri()
         return str(client.create_experiment(name, location))
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
@@ -219,7 +238,7 @@ def _connect(uri: str) -> "MlflowClient":
 
 
 @contextmanager
-def _one_error(uri: str) -> Iterator[None]:
+def one_error(uri: str) -> Iterator[None]:
     """Turn everything that a store can fail with into a `TrackingError`."""
     try:
         yield

@@ -5,6 +5,8 @@ import socket
 import sys
 from pathlib import Path
 
+from pipeline.params import load_params
+from pipeline.presentation import page
 from pipeline.store import (
     ARTIFACT_ROOT,
     TrackingError,
@@ -26,6 +28,7 @@ def main() -> None:
     uri = store_uri()
     if is_server(uri):
         print(f"MLFLOW_TRACKING_URI names a server; its UI is at {shown(uri)}")
+        print_comparison(shown(uri))
         return
     file = sqlite_file(uri)
     if file is not None and not file.exists():
@@ -33,15 +36,27 @@ def main() -> None:
             f"{file} is missing, so there is nothing to show: run `make repro` first"
         )
     port = free_port()
-    print(
-        f"MLflow UI: http://{HOST}:{port} (ready in about ten seconds; Ctrl-C stops it)", flush=True
-    )
+    address = f"http://{HOST}:{port}"
+    print(f"MLflow UI: {address} (ready in about ten seconds; Ctrl-C stops it)")
+    print_comparison(address)
+    sys.stdout.flush()
     command = [
         *(str(Path(sys.executable).with_name("mlflow")), "ui"),
         *("--backend-store-uri", uri, "--default-artifact-root", ARTIFACT_ROOT.resolve().as_uri()),
         *("--host", HOST, "--port", str(port), "--workers", "1"),
     ]
     os.execvpe(command[0], command, os.environ | LEAN)
+
+
+def print_comparison(address: str) -> None:
+    """Print where the variants of this folder's project are compared, if any was tracked."""
+    try:
+        found = page(load_params().name)
+    except TrackingError as e:
+        print(f"warning: {e}", file=sys.stderr)
+        return
+    if found:
+        print(f"all variants, most accurate first: {address}/{found}")
 
 
 def free_port() -> int:

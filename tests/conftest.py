@@ -24,9 +24,8 @@ SHAPED = (
 )
 install_import_hook([f"pipeline.{name}" for name in SHAPED], "beartype.beartype")
 
-from tracked import PIXEL, PLOTS, record_in_lock, write_params, write_variant  # noqa: E402
+from tracked import write_project  # noqa: E402
 
-from pipeline.artifacts import write_json  # noqa: E402
 from pipeline.fashion_mnist import DOWNLOADS, fetch  # noqa: E402
 from pipeline.params import Prepare  # noqa: E402
 from pipeline.prepare import prepare  # noqa: E402
@@ -109,19 +108,7 @@ def reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder as it is after `dvc repro` of two variants with three levels, without a store."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    manifest = {
-        "source": "fashion_mnist",
-        "classes": ["boot", "shirt"],
-        "counts": {"train": {"boot": 5, "shirt": 6}, "test": {"boot": 1, "shirt": 1}},
-        "sha256": {"train.npz": "ab" * 32},
-    }
-    write_json(Path("metrics/prepare.json"), manifest)
-    record_in_lock("prepare", manifest)
-    for variant in ("dense", "lacoot"):
-        write_variant(variant)
-    for plot in PLOTS:
-        Path("reports", plot).write_bytes(PIXEL)
-    write_params("dense", "lacoot")
+    write_project()
     return tmp_path
 
 

@@ -92,7 +92,10 @@ class Project:
         client = mlflow.MlflowClient(f"sqlite:///{copy}")
         found = client.get_experiment_by_name(experiment)
         assert found is not None
-        return list(client.search_runs([found.experiment_id], max_results=500))
+        # All but the run of the report.
+        return list(
+            client.search_runs([found.experiment_id], "tags.variant != ''", max_results=500)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -219,17 +222,17 @@ def test_tensorrt_rtx_engines_shrink_with_the_level_and_hold_their_precision(
         assert 0.9 < 4 * held["int8"]["int8"] / whole <= 1
 
 
-def test_mlflow_holds_a_run_per_row_with_every_column(project: Project) -> None:
+def test_mlflow_holds_a_run_per_row_with_its_numbers(project: Project) -> None:
     rows = project.json("reports", "summary.json")["rows"]
     keys = ("variant", "level", "precision")
-    runs = {tuple(r.data.tags[key] for key in keys): r for r in project.runs()}
+    runs = {tuple(r.data.params[key] for key in keys): r for r in project.runs()}
     assert len(runs) == len(project.runs()) == ROWS
     for row in rows:
         run = runs[tuple(str(row[key]) for key in keys)]
-        assert run.data.metrics["test_accuracy_pct"] == row["test_accuracy_pct"]
+        assert run.data.metrics["accuracy_test_pct"] == round(row["test_accuracy_pct"], 2)
         assert run.data.metrics["macs"] == row["macs"]
-        for backend, timing in row["latency_ms"].items():
-            assert run.data.metrics[f"latency_ms.{backend}.p50"] == timing["p50"]
+        medians = [timing["p50"] for timing in row["latency_ms"].values()]
+        assert run.data.metrics.get("latency_ms") == min(medians, default=None)
     streamed = project.runs("shoal-training")
     assert len(streamed) == 2
     assert all(run.info.status == "FINISHED" for run in streamed)

@@ -58,7 +58,7 @@ def test_a_half_written_run_is_deleted_and_redone(project: Path) -> None:
     redone = runs_of("shoal")["lacoot-l2-fp32"]
     assert redone.info.run_id != half
     assert redone.info.status == "FINISHED"
-    assert redone.data.metrics["level"] == 2
+    assert redone.data.params["level"] == "2"
 
 
 def test_a_trashed_experiment_comes_back(project: Path) -> None:

@@ -1,0 +1,201 @@
+"""The model registry: what is recommended as a version of a registered model, and back again.
+
+A version holds the ONNX graph as MLflow's `onnx` flavor, with signature and input example; engines,
+which have no flavor, lie beside it, and `sha256.json` names every file's bytes.
+"""
+
+import shutil
+from importlib.metadata import version as installed
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from models.errors import ArtifactError
+from models.hashing import file_sha256
+from pipeline.artifacts import digest, read_json, replace_dir, write_json
+from pipeline.runs import Release
+from pipeline.store import TrackingError, shown, store_uri
+from pipeline.tracking import connected, find_run, one_error
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.models import ModelSignature
+    from mlflow.tracking.client import MlflowClient
+    from onnx import ModelProto, ValueInfoProto
+
+CHAMPION = "champion"
+GRAPH = "model.onnx"
+HASHES = "sha256.json"
+STATE = "shoal.files"  # tag of a version: names its files and their bytes
+
+
+def register(experiment: str, release: Release) -> str:
+    """Make the release the champion and return one line on it; the same bytes are one version.
+
+    Raises:
+        TrackingError: the store cannot be used, or lacks the run of the release.
+    """
+    hashes = {GRAPH: file_sha256(release.graph)}
+    hashes |= {name: file_sha256(file) for name, file in release.engines.items()}
+    state = digest([release.title, hashes])
+    with connected() as client:
+        found = _version(client, release.name, state)
+        version = found or _add_version(client, experiment, release, hashes, state)
+        if CHAMPION not in version.aliases:
+            client.set_registered_model_alias(release.name, CHAMPION, version.version)
+        if version.description != release.reason:
+            client.update_model_version(release.name, version.version, release.reason)
+    done = "already there" if found else "added"
+    return f"{CHAMPION} of {release.name}: version {version.version}, {release.title} ({done})"
+
+
+def withdraw(name: str, reason: str) -> str:
+    """Take the alias away where nothing is recommended, and return one line that says so.
+
+    Raises:
+        TrackingError: the store cannot be used.
+    """
+    with connected() as client:
+        models = client.search_registered_models(f"name = '{name}'")
+        if any(CHAMPION in model.aliases for model in models):
+            client.delete_registered_model_alias(name, CHAMPION)
+    return f"no {CHAMPION} of {name}: {reason}"
+
+
+def download(name: str, folder: Path, alias: str = CHAMPION) -> str:
+    """Bring the version of an alias to `folder` and return one line on it.
+
+    Raises:
+        TrackingError: the store cannot be used or has no such version.
+        ArtifactError: a file is not what was registered, or the folder holds something else.
+    """
+    if folder.exists() and not (folder / HASHES).is_file():
+        raise ArtifactError(f"{folder} is there and is no earlier download; name another folder")
+    with connected() as client:
+        version = _by_alias(client, name, alias)
+    from mlflow.artifacts import download_artifacts
+
+    uri = f"models:/{name}/{version.version}"
+    with one_error(store_uri()), replace_dir(folder) as work:
+        download_artifacts(uri, dst_path=str(work), tracking_uri=store_uri())
+        _require_hashes(work, uri)
+    return f"{folder}: version {version.version} of {name}, every file as it was registered"
+
+
+def _version(client: "MlflowClient", name: str, state: str) -> "ModelVersion | None":
+    query = f"name = '{name}' and tags.`{STATE}` = '{state}'"
+    found = client.search_model_versions(query, max_results=1)
+    # As a search returns it, it has no aliases.
+    return client.get_model_version(name, found[0].version) if found else None
+
+
+def _add_version(
+    client: "MlflowClient", experiment: str, release: Release, hashes: dict[str, str], state: str
+) -> "ModelVersion":
+    """Upload everything before there is a version, so that none is half there."""
+    run = _run_of(client, experiment, release)
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        _write_model(folder, release, hashes)
+        model = client.create_logged_model(
+            run.info.experiment_id, release.title, run.info.run_id, dict(release.tags)
+        )
+        client.log_model_artifacts(model.model_id, str(folder))
+    client.finalize_logged_model(model.model_id, "READY")
+    _link(client, run, model.model_id)
+    if not client.search_registered_models(f"name = '{release.name}'"):
+        client.create_registered_model(release.name)
+    return client.create_model_version(
+        release.name,
+        f"models:/{model.model_id}",
+        run.info.run_id,
+        dict(release.tags) | {STATE: state},
+        description=release.reason,
+        model_id=model.model_id,
+    )
+
+
+def _run_of(client: "MlflowClient", experiment: str, release: Release) -> "Run":
+    found = client.get_experiment_by_name(experiment)
+    run = find_run(client, found.experiment_id, release.run) if found else None
+    if run is None:
+        raise TrackingError(
+            f"the MLflow store {shown(store_uri())} has no run of {release.title} in experiment "
+            f"{experiment!r}; `python -m stages.track` adds it"
+        )
+    return run
+
+
+def _link(client: "MlflowClient", run: "Run", model_id: str) -> None:
+    """Show the model in the run's row."""
+    from mlflow.entities import LoggedModelOutput
+
+    client.log_outputs(run.info.run_id, [LoggedModelOutput(model_id, step=0)])
+
+
+def _write_model(folder: Path, release: Release, hashes: dict[str, str]) -> None:
+    """Write what a version holds: the flavor's files, the graph's own bytes, engines, hashes."""
+    import mlflow.onnx
+    import numpy as np
+    import onnx
+
+    graph = onnx.load(release.graph)
+    (images,) = graph.graph.input
+    kind, (_, *shape) = _type_of(images)
+    mlflow.onnx.save_model(
+        graph,
+        folder,
+        signature=_signature(graph),
+        input_example=np.zeros((1, *shape), kind),
+        pip_requirements=[
+            f"{package}=={installed(package)}" for package in ("onnx", "onnxruntime")
+        ],
+        save_as_external_data=False,
+    )
+    for name, file in {GRAPH: release.graph, **release.engines}.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, folder / name)
+    write_json(folder / HASHES, hashes)
+
+
+def _signature(graph: "ModelProto") -> "ModelSignature":
+    """Return the types and shapes of the graph's input and output, -1 where a size is free."""
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    given, wanted = (
+        Schema([TensorSpec(np.dtype(kind), shape) for kind, shape in map(_type_of, values)])
+        for values in (graph.graph.input, graph.graph.output)
+    )
+    return ModelSignature(given, wanted)
+
+
+def _type_of(value: "ValueInfoProto") -> tuple[str, tuple[int, ...]]:
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    tensor = value.type.tensor_type
+    shape = (size.dim_value if size.HasField("dim_value") else -1 for size in tensor.shape.dim)
+    return str(tensor_dtype_to_np_dtype(tensor.elem_type)), tuple(shape)
+
+
+def _by_alias(client: "MlflowClient", name: str, alias: str) -> "ModelVersion":
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(name, alias)
+    except MlflowException as e:
+        raise TrackingError(
+            f"the MLflow store {shown(store_uri())} has no {alias!r} of {name!r}; "
+            "`python -m stages.track` makes one where something is recommended"
+        ) from e
+
+
+def _require_hashes(folder: Path, uri: str) -> None:
+    for name, sha256 in read_json(folder / HASHES).items():
+        if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
+            raise ArtifactError(
+                f"{name} of {uri} is not what was registered; "
+                "delete that version in MLflow and run `python -m stages.track`"
+            )

@@ -1,0 +1,138 @@
+"""What is recommended as a registered model: once per bytes, under one alias, and back again."""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tracked import MLFLOWS_WARNINGS, client, network, run_stage
+
+from models.errors import ArtifactError
+from pipeline.artifacts import write_json
+from pipeline.choice import choose
+from pipeline.params import Choose
+from pipeline.registry import CHAMPION, download
+from pipeline.store import TrackingError
+from stages.track import main as track
+
+pytestmark = MLFLOWS_WARNINGS
+
+Captured = pytest.CaptureFixture[str]
+
+
+def recommend(limits: Choose) -> None:
+    """Choose anew among the rows of reports/summary.json, as `report` does."""
+    path = Path("reports/summary.json")
+    rows = json.loads(path.read_text())["rows"]
+    write_json(path, {"recommendation": choose(rows, limits).to_json(), "rows": rows})
+
+
+def champion():
+    return client().get_model_version_by_alias("shoal", CHAMPION)
+
+
+def test_the_choice_is_the_champion_and_comes_back_byte_by_byte(
+    project: Path, capsys: Captured
+) -> None:
+    track()
+    assert "champion of shoal: version 1, dense-l1-fp32 (added)" in capsys.readouterr().out
+    version = champion()
+    assert (version.tags["variant"], version.tags["level"]) == ("dense", "1")
+    assert version.description.startswith("dense level 1, fp32 on onnxruntime")
+    assert "version 1 of shoal" in download("shoal", project / "model")
+    expected = {
+        "model.onnx": network(),
+        "engines/onnxruntime.onnx": b"onnxruntime dense 1",
+        "engines/tensorrt_rtx.engine": b"tensorrt_rtx dense 1",
+    }
+    hashes = json.loads((project / "model/sha256.json").read_text())
+    assert hashes == {name: sha256(content).hexdigest() for name, content in expected.items()}
+    for name, content in expected.items():
+        assert (project / "model" / name).read_bytes() == content
+    download("shoal", project / "model")  # replaces it
+
+
+def test_the_graph_is_a_model_of_mlflow_with_signature_and_example(project: Path) -> None:
+    track()
+    import mlflow.pyfunc
+
+    model = mlflow.pyfunc.load_model(f"models:/shoal@{CHAMPION}")
+    (given,), (wanted,) = model.metadata.signature.inputs, model.metadata.signature.outputs
+    assert (given.type, given.shape, wanted.shape) == (np.float32, (-1, 1, 12, 12), (-1, 5))
+    example = model.input_example
+    assert model.predict(np.repeat(example, 3, axis=0))["logits"].shape == (3, 5)
+
+
+def test_the_same_bytes_are_registered_once(project: Path, capsys: Captured) -> None:
+    track()
+    track()
+    assert "version 1, dense-l1-fp32 (already there)" in capsys.readouterr().out
+    assert len(client().search_model_versions("name = 'shoal'")) == 1
+
+
+def test_the_alias_follows_the_choice_and_comes_back(project: Path) -> None:
+    track()
+    for limits, level, version in (
+        (Choose(max_accuracy_drop_pct=0.5), 0, 2),
+        (Choose(max_accuracy_drop_pct=1.0), 1, 1),
+    ):
+        recommend(limits)
+        track()
+        assert (champion().tags["level"], int(champion().version)) == (str(level), version)
+
+
+def test_new_bytes_are_a_new_version(project: Path) -> None:
+    track()
+    Path("artifacts/build/dense/fp32/tensorrt_rtx/level_1.engine").write_bytes(b"built again")
+    track()
+    assert int(champion().version) == 2
+
+
+def test_where_nothing_is_recommended_there_is_no_champion(project: Path, capsys: Captured) -> None:
+    track()
+    recommend(Choose(latency_budget_ms=0.001))
+    track()
+    assert "no champion of shoal: nothing to recommend" in capsys.readouterr().out
+    assert client().get_registered_model("shoal").aliases == {}
+    with pytest.raises(TrackingError, match="no 'champion' of 'shoal'"):
+        download("shoal", project / "model")
+
+
+def test_a_project_without_a_recommendation_registers_nothing(project: Path) -> None:
+    recommend(Choose(latency_budget_ms=0.001))
+    track()
+    assert client().search_registered_models() == []
+
+
+def test_a_missing_engine_is_one_warning(project: Path, capsys: Captured) -> None:
+    Path("artifacts/build/dense/fp32/tensorrt_rtx/level_1.engine").unlink()
+    track()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: nothing registered: artifacts/build/dense")
+    assert "dvc pull" in line
+
+
+def test_bytes_that_changed_in_the_store_are_told(project: Path) -> None:
+    track()
+    (stored,) = Path("mlartifacts").rglob("tensorrt_rtx.engine")
+    stored.write_bytes(b"damaged")
+    with pytest.raises(ArtifactError, match=r"engines/tensorrt_rtx.engine of models:/shoal/1 is"):
+        download("shoal", project / "model")
+    assert not (project / "model").exists()
+
+
+def test_a_download_spares_folders_of_others(project: Path) -> None:
+    with pytest.raises(ArtifactError, match="is no earlier download"):
+        download("shoal", project / "metrics")
+    assert (project / "metrics/prepare.json").exists()
+
+
+def test_the_stage_downloads_an_alias(project: Path) -> None:
+    track()
+    code, output, errors = run_stage("download", CHAMPION, "--into", "there")
+    assert (code, errors) == (0, "")
+    assert output == "there: version 1 of shoal, every file as it was registered\n"
+    code, _, errors = run_stage("download", "other", "--into", "elsewhere")
+    assert code == 1
+    assert "no 'other' of 'shoal'" in errors
