@@ -42,19 +42,11 @@ def postgres() -> Iterator[str]:
     run = [*AS_POSTGRES, "env", "LC_ALL=C"]
     options = f"-p {port} -c listen_addresses=127.0.0.1 -k {folder} -c fsync=off"
     control = [*run, str(PROGRAMS / "pg_ctl"), "-D", str(folder / "data"), "-w"]
-    make = [
-        *run,
-        str(PROGRAMS / "initdb"),
-        "-D",
-        str(folder / "data"),
-        "-U",
-        "shoal",
-        "-N",
-        "-E",
-        "UTF8",
-    ]
+    make = [*run, str(PROGRAMS / "initdb"), "-D", str(folder / "data"), "-N", "-U", "shoal"]
     try:
-        subprocess.run([*make, "--auth=trust"], cwd="/", check=True, capture_output=True)
+        subprocess.run(
+            [*make, "--auth=trust", "--encoding=UTF8"], cwd="/", check=True, capture_output=True
+        )
         log = ["-l", str(folder / "log")]
         subprocess.run([*control, *log, "-o", options, "start"], cwd="/", check=True)
         try:
