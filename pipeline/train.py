@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from models.cost import count_macs
 from models.errors import ArtifactError, ShoalError
 from models.replacements import ChannelMap
+from models.saving import save_state
 from models.units import Unit
 from pipeline.activations import measure_blocks
 from pipeline.artifacts import replace_file
@@ -305,7 +306,7 @@ class _Run:
             "history": self.history,
         }
         with replace_file(checkpoint) as temporary:
-            torch.save(state, temporary)
+            save_state(state, temporary)
 
     def resume(self, checkpoint: Path) -> None:
         try:

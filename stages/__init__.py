@@ -7,6 +7,17 @@ from collections.abc import Callable
 
 from models.errors import ShoalError
 
+# What the file system may answer through no fault of the stage, and what helps.
+UNUSABLE = {
+    errno.ENOSPC: "the disk is full (writing {}); free some space",
+    errno.EDQUOT: "the disk quota is used up (writing {}); free some space",
+    errno.EFBIG: "{} would be larger than a file may be here; raise the limit (ulimit -f)",
+    errno.EROFS: "{} is on a read-only file system; make it writable, or move the project",
+    errno.EACCES: "{} may not be read or written by this user; change its permissions",
+    errno.EPERM: "{} may not be changed, even by this user; remove its protection (lsattr)",
+    errno.EIO: "the disk fails at {}; check the disk",
+}
+
 
 def run_stage(main: Callable[[], None]) -> None:
     """Run a stage that covers all variants; a `ShoalError` becomes one line and exit code 1."""
@@ -27,6 +38,6 @@ def _guarded(main: Callable[[], None]) -> None:
     except ShoalError as e:
         sys.exit(f"error: {e}")
     except OSError as e:
-        if e.errno != errno.ENOSPC:
+        if e.errno not in UNUSABLE:
             raise
-        sys.exit(f"error: the disk is full (writing {e.filename or 'an output'}); free some space")
+        sys.exit(f"error: {UNUSABLE[e.errno].format(e.filename or 'an output')}")
