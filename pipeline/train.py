@@ -7,7 +7,6 @@ After every epoch the whole state goes to a checkpoint. Each epoch draws its ran
 that was not (bit for bit on the CPU with one thread).
 """
 
-import math
 import pickle
 import random
 import time
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from models.cost import count_macs
 from models.errors import ArtifactError, ShoalError
+from models.memory import enough_memory
 from models.replacements import ChannelMap
 from models.saving import save_state
 from models.units import Unit
@@ -33,6 +33,7 @@ from pipeline.criteria import Evidence, gather
 from pipeline.data import Dataset, batch_count, batches, drawn, subset
 from pipeline.devices import pick_precision
 from pipeline.distillation import TaskLoss, from_labels, from_teacher
+from pipeline.divergence import require_finite
 from pipeline.estimators import ESTIMATORS, Estimator
 from pipeline.evaluate import accuracy_pct
 from pipeline.optimizers import OPTIMIZERS, learning_rate
@@ -85,7 +86,9 @@ def train(
         teacher: a trained network whose logits are learnt from too, as `distill` says.
 
     Raises:
-        ShoalError: the loss is not finite, or a penalty is asked for and no block is removable.
+        DivergedError: the loss or the weights are not finite; the epoch before is kept.
+        OutOfMemoryError: a batch does not fit into memory.
+        ShoalError: a penalty is asked for and no block is removable.
         BlockError: the strategy is to remove blocks that there are not.
     """
     if params.penalty.weight > 0 and not blocks:
@@ -134,7 +137,8 @@ def train(
         for entry in run.history:
             log(entry)
     for epoch in range(len(run.history), params.epochs):
-        entry = run.train_and_validate(epoch)
+        with enough_memory(f"lower train.batch_size (now {params.batch_size})"):
+            entry = run.train_and_validate(epoch, checkpoint)
         run.history.append(entry)
         run.save(checkpoint)
         log(entry)
@@ -161,16 +165,22 @@ class _Run:
     spending: Spending
     elapsed: float = 0.0  # share of the training that is over
 
-    def train_and_validate(self, epoch: int) -> EpochLog:
+    def train_and_validate(self, epoch: int, checkpoint: Path) -> EpochLog:
         started = time.perf_counter()
         with self.removal.faded(lambda: self.elapsed):
             entry: EpochLog = {"epoch": epoch + 1} | self.train_epoch(epoch)
             trained = time.perf_counter()
+            self.require_finite(entry, checkpoint)
             entry |= self.validate()
+        self.require_finite(entry, checkpoint)
         entry |= {"removed": list(self.removal.gone)}
         entry["images_per_s"] = entry["images_seen"] / (trained - started)
         entry["seconds"] = time.perf_counter() - started
         return entry
+
+    def require_finite(self, entry: EpochLog, checkpoint: Path) -> None:
+        whole = not self.removal.gone
+        require_finite(entry, self.model, self.params, checkpoint, whole=whole)
 
     def train_epoch(self, epoch: int) -> EpochLog:
         """Pass over the epoch's images once; return the last learning rate and the mean losses."""
@@ -198,11 +208,6 @@ class _Run:
                 spent += len(batch) * self.spending.per_image(self.removal.gone, absent)
         task_loss, mean_penalty = (sums / steps).tolist()
         loss = task_loss + params.penalty.weight * mean_penalty
-        if not math.isfinite(loss):
-            raise ShoalError(
-                f"the loss is {loss} in epoch {epoch + 1}; lower train.learning_rate (now "
-                f"{params.learning_rate}) or train.penalty.lambda (now {params.penalty.weight})"
-            )
         return {
             "learning_rate": rate,
             "loss": loss,

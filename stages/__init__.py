@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from models.errors import ShoalError
+from models.memory import enough_memory
 
 # What the file system may answer through no fault of the stage, and what helps.
 UNUSABLE = {
@@ -17,6 +18,11 @@ UNUSABLE = {
     errno.EPERM: "{} may not be changed, even by this user; remove its protection (lsattr)",
     errno.EIO: "the disk fails at {}; check the disk",
 }
+
+HELD_AT_ONCE = (
+    *("train.batch_size", "score.samples", "plan.replacement_samples", "precision.samples"),
+    *("verify.samples", "benchmark.batch_sizes", "prepare.image_size"),
+)
 
 
 def run_stage(main: Callable[[], None]) -> None:
@@ -34,7 +40,8 @@ def run_variant_stage(main: Callable[[str], None]) -> None:
 
 def _guarded(main: Callable[[], None]) -> None:
     try:
-        main()
+        with enough_memory(f"lower what is held at once: {', '.join(HELD_AT_ONCE)}"):
+            main()
     except ShoalError as e:
         sys.exit(f"error: {e}")
     except OSError as e:

@@ -57,6 +57,11 @@ class StageServer:
         self.process.wait(timeout=60)
         self.process.stdout.close()
 
+    def size_bytes(self) -> int:
+        """Return how much address space a stage has before it begins."""
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii").split()[0]
+        return int(pages) * resource.getpagesize()
+
     def start(
         self,
         folder: Path,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from stage_server import KILLED, Outcome, StageServer
-from undisturbed import STAGES, VARIANT, Undisturbed, contents, leftovers, tracked, undisturbed
+from undisturbed import STAGES, VARIANT, Undisturbed, contents, leftovers, tracked
 
 # SQLAlchemy tells MLflow's authors, not us, that one of its loader strategies goes away.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -22,19 +22,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy i
 FULL = os.environ.get("SHOAL_FAULTS") == "full"
 TIMES = 3 if FULL else 1
 PAGE = 4096  # bytes that a file takes at least
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[StageServer]:
-    with StageServer() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def base(
-    server: StageServer, empty_store: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Undisturbed:
-    return undisturbed(tmp_path_factory.mktemp("undisturbed") / "project", empty_store, server)
 
 
 def random_of(*what: object) -> random.Random:
