@@ -14,12 +14,11 @@ from pathlib import Path
 
 import pytest
 from stage_server import KILLED, Outcome, StageServer
-from undisturbed import STAGES, VARIANT, Undisturbed, contents, leftovers, tracked
+from undisturbed import FULL, STAGES, VARIANT, Undisturbed, contents, leftovers, tracked
 
 # SQLAlchemy tells MLflow's authors, not us, that one of its loader strategies goes away.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
-FULL = os.environ.get("SHOAL_FAULTS") == "full"
 TIMES = 3 if FULL else 1
 PAGE = 4096  # bytes that a file takes at least
 

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -20,6 +21,7 @@ from PIL import Image
 from stage_server import StageServer
 
 ROOT = Path(__file__).parent.parent
+FULL = os.environ.get("SHOAL_FAULTS") == "full"  # every fault is tried, not some of each kind
 VARIANT = "little"
 TIMINGS = {"seconds", "images_per_s"}
 CODE = ("models/", "pipeline/", "stages/")
