@@ -11,7 +11,7 @@ export DVC_NO_ANALYTICS := 1
 # File by file on several processes, each on one core: threads that wait for each other's cores spin.
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: help setup doctor data preset repro sweep status compare choose bench bundle test check device-check ui clean
+.PHONY: help setup doctor data preset repro sweep status compare choose bench bundle test faults check device-check ui clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,6 +59,9 @@ bundle: setup ## make a bundle for a device: make bundle VARIANT=lacoot [LEVEL=5
 test: setup ## run the tests
 	@$(PYTEST)
 
+faults: setup ## kill, starve and corrupt every stage, fully (20 min); writes docs/faults.md
+	@SHOAL_FAULTS=full OMP_NUM_THREADS=1 python -m pytest -q -m fault -p tests.faults_table
+
 check: setup ## format, lint, types, import contracts and tests
 	ruff format --check .
 	ruff check .
@@ -66,7 +69,10 @@ check: setup ## format, lint, types, import contracts and tests
 	lint-imports
 	$(PYTEST)
 
-device-check: setup ## prove on a machine with a GPU what only a GPU can prove
+device-faults: setup ## kill, starve and corrupt every stage, fully (20 min); writes docs/faults.md
+	@SHOAL_FAULTS=full OMP_NUM_THREADS=1 python -m pytest -q -m fault -p tests.faults_table
+
+check: setup ## prove on a machine with a GPU what only a GPU can prove
 	@python scripts/device_check.py
 
 ui: setup ## open the MLflow UI on this machine

@@ -8,6 +8,7 @@ ShoalError
 ├── BlockError               unknown block, or one that cannot be removed
 ├── ArtifactError            a file of an earlier stage is missing or damaged
 ├── ParityError              two networks that must agree do not
+├── OutOfMemoryError         what is held at once does not fit (models/memory.py)
 └── BackendError             an engine could not be built or run
     ├── BackendUnavailable   the backend's package, device or arithmetic is not here
     └── PrecisionError       a graph or an engine is not of the precision on its label

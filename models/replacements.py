@@ -11,11 +11,11 @@ from pathlib import Path
 import safetensors
 import torch
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.errors import ArtifactError
+from models.saving import save_tensors
 from models.surgery import module_paths
 
 
@@ -106,7 +106,7 @@ def save(stand_ins: Mapping[str, ChannelMap], path: Path) -> None:
     }
     axes = {name: stand_in.axis for name, stand_in in stand_ins.items()}
     # As one value: safetensors writes several in an order of chance.
-    save_file(tensors, path, metadata={"axes": json.dumps(axes)})
+    save_tensors(tensors, path, metadata={"axes": json.dumps(axes)})
 
 
 def load(path: Path) -> dict[str, ChannelMap]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.errors import (
@@ -26,6 +26,7 @@ from models.errors import (
 from models.published import published_weights
 from models.replacements import blank_maps
 from models.resnet_cifar import ResNetCifar
+from models.saving import save_tensors
 from models.surgery import take_out
 from models.weights import Weights, load_into, read_weights
 
@@ -205,7 +206,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
     """Write a network's parameters and buffers as safetensors."""
     state = model.state_dict()
     state = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-    save_file(state, path)
+    save_tensors(state, path)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

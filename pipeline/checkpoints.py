@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from models.errors import ArtifactError
+from models.saving import save_state
 from pipeline.artifacts import replace_file
 
 
 def write(path: Path, state: Mapping[str, Any]) -> None:
     """Write a state of tensors, numbers, texts and containers of them, atomically."""
     with replace_file(path) as temporary:
-        torch.save(state, temporary)
+        save_state(state, temporary)
 
 
 def read(path: Path) -> dict[str, Any]:

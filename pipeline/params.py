@@ -23,7 +23,7 @@ from pipeline.params_engines import (
     Verify,
     WarmUp,
 )
-from pipeline.params_errors import explain
+from pipeline.params_errors import explain, one_line, require_moderate
 from pipeline.params_network import (
     Distill,
     Heal,
@@ -171,8 +171,14 @@ def load_params(path: Path = PARAMS) -> Params:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as e:
         raise ParamsError(f"{path} is missing; run from the folder that holds it") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise ParamsError(f"{path} is not valid YAML: {e}") from e
+    except OSError as e:
+        raise ParamsError(f"{path} cannot be read: {e.strerror}") from e
+    except RecursionError as e:
+        raise ParamsError(f"{path} is nested too deeply") from e
+    # ValueError: of bytes that are no text, and of numbers and dates that YAML allows, not Python.
+    except (yaml.YAMLError, ValueError) as e:
+        raise ParamsError(one_line(f"{path} is not valid YAML: {e}")) from e
+    require_moderate(raw, path)
     return validate(raw, path)
 
 
@@ -199,7 +205,7 @@ def _with_merged_variants(raw: Any, path: Path) -> Any:
     for name in variants:
         if not isinstance(name, str) or not name.replace("-", "_").isidentifier():
             raise ParamsError(
-                f"{path}: variant {name!r}: use letters, digits, '-' and '_', "
+                f"{path}: variant {one_line(repr(name))}: use letters, digits, '-' and '_', "
                 "and start with a letter"
             )
     return raw | {"variants": {name: _merge(defaults, own) for name, own in variants.items()}}

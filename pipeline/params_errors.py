@@ -6,12 +6,48 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from models.errors import near_matches
+from models.errors import ParamsError, near_matches
+
+MOST_VALUES = 100_000  # in a file, as often as aliases repeat them
+DEEPEST = 50
+LARGEST_BITS = 64
+LONGEST = 500  # characters of a line
+MOST_LINES = 20
 
 
 def explain(error: ValidationError, root: type[BaseModel], path: Path) -> str:
     """Return the mistakes that a validation of `root` found in the file at `path`."""
-    return "\n".join(_line(mistake, root, path) for mistake in _causes(error))
+    lines = [one_line(_line(mistake, root, path)) for mistake in _causes(error)]
+    more = [f"{path}: and {len(lines) - MOST_LINES} more mistakes"] * (len(lines) > MOST_LINES)
+    return "\n".join([*lines[:MOST_LINES], *more])
+
+
+def one_line(text: str) -> str:
+    """Return a text without line breaks and control characters, its end cut off where it is long.
+
+    What stands in the file stands in the text, and may be anything.
+    """
+    line = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
+
+
+def require_moderate(raw: Any, path: Path) -> None:
+    """Raise `ParamsError` where a number is huge, or aliases make a few lines endless."""
+    waiting, seen = [(raw, 1)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        seen += 1
+        if depth > DEEPEST or seen + len(waiting) > MOST_VALUES:
+            raise ParamsError(
+                f"{path} holds more than {MOST_VALUES} values, or more than {DEEPEST} within each "
+                "other; an alias (*name) may contain itself or be repeated too often"
+            )
+        if isinstance(value, int) and value.bit_length() > LARGEST_BITS:
+            raise ParamsError(f"{path} holds a number that is larger than 64 bits can hold")
+        if isinstance(value, dict):
+            waiting += [(inner, depth + 1) for inner in value.values()]
+        elif isinstance(value, list | tuple | set):
+            waiting += [(inner, depth + 1) for inner in value]
 
 
 def _causes(error: ValidationError) -> list[ErrorDetails]:

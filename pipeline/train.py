@@ -8,7 +8,6 @@ that was not (bit for bit on the CPU with one thread). Several processes may sha
 (`pipeline.parallel`): all of them call `train` alike, the first decides and writes for all.
 """
 
-import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from models.cost import count_macs
 from models.errors import ShoalError
+from models.memory import enough_memory
 from models.replacements import ChannelMap
 from models.units import Unit
 from pipeline import checkpoints
@@ -30,6 +30,7 @@ from pipeline.data import Dataset, batch_sizes, batches, subset
 from pipeline.devices import pick_precision
 from pipeline.distillation import TaskLoss, from_labels, from_teacher
 from pipeline.distributed import from_first, is_first, own_share, sum_over_processes, world_size
+from pipeline.divergence import require_finite
 from pipeline.epochs import (
     EVALUATION_BATCH,
     MONITORED_IMAGES,
@@ -91,8 +92,10 @@ def train(
         teacher: a trained network whose logits are learnt from too, as `distill` says.
 
     Raises:
-        ShoalError: the loss is not finite, a penalty is asked for and no block is removable, or
-            there are too few images for so many processes.
+        DivergedError: the loss or the weights are not finite; the epoch before is kept.
+        OutOfMemoryError: a batch does not fit into memory.
+        ShoalError: a penalty is asked for and no block is removable, or there are too few images
+            for so many processes.
         BlockError: the strategy is to remove blocks that there are not.
     """
     if params.penalty.weight > 0 and not blocks:
@@ -152,7 +155,8 @@ def train(
             log(entry)
     parallel.wrap(varying=run.removal.samples)
     for epoch in range(len(run.history), params.epochs):
-        entry = run.train_and_validate(epoch)
+        with enough_memory(f"lower train.batch_size (now {params.batch_size})"):
+            entry = run.train_and_validate(epoch, checkpoint)
         run.history.append(entry)
         run.save(checkpoint)
         log(entry)
@@ -184,19 +188,25 @@ class _Run:
     def model(self) -> nn.Module:
         return self.parallel.model
 
-    def train_and_validate(self, epoch: int) -> EpochLog:
+    def train_and_validate(self, epoch: int, checkpoint: Path) -> EpochLog:
         started = time.perf_counter()
         with self.removal.faded(lambda: self.elapsed):
             entry: EpochLog = {"epoch": epoch + 1} | self.train_epoch(epoch)
             trained = time.perf_counter()
+            self.require_finite(entry, checkpoint)
             there = [unit for unit in self.blocks if unit.name not in self.removal.gone]
             entry |= validated(
                 self.model, self.data, there, self.device, self.params.penalty.projections
             )
+        self.require_finite(entry, checkpoint)
         entry |= {"removed": list(self.removal.gone)}
         entry["images_per_s"] = entry["images_seen"] / (trained - started)
         entry["seconds"] = time.perf_counter() - started
         return entry
+
+    def require_finite(self, entry: EpochLog, checkpoint: Path) -> None:
+        whole = not self.removal.gone
+        require_finite(entry, self.model, self.params, checkpoint, whole=whole)
 
     def train_epoch(self, epoch: int) -> EpochLog:
         """Pass over the epoch's images once; return the last learning rate and the mean losses."""
@@ -228,11 +238,6 @@ class _Run:
         means = sum_over_processes(sums) / (world_size() * len(sizes))
         task_loss, mean_penalty = means.tolist()
         loss = task_loss + params.penalty.weight * mean_penalty
-        if not math.isfinite(loss):
-            raise ShoalError(
-                f"the loss is {loss} in epoch {epoch + 1}; lower train.learning_rate (now "
-                f"{params.learning_rate}) or train.penalty.lambda (now {params.penalty.weight})"
-            )
         return {
             "learning_rate": rate,
             "loss": loss,

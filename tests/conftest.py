@@ -15,6 +15,8 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 from PIL import Image
 from stage_process import run_stage
+from stage_server import StageServer
+from undisturbed import Undisturbed, undisturbed
 
 # The shapes in signatures are checked while the tests run; before the modules are imported.
 SHAPED = (
@@ -101,6 +103,27 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
         mirror("other", [])
     return folder / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[StageServer]:
+    """What stages are started from, in a second each."""
+    with StageServer() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def base(
+    server: StageServer,
+    empty_store: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    testrun_uid: str,
+) -> Undisturbed:
+    """A little project after one run of every stage, shared by all processes that test."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    return undisturbed(shared / f"undisturbed-{testrun_uid}", empty_store, server)
 
 
 @pytest.fixture

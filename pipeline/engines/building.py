@@ -1,8 +1,10 @@
 """Build one engine, keep its log, and let it through only if it is of the precision it claims."""
 
 import json
+import os
 import time
 from dataclasses import asdict
+from tempfile import NamedTemporaryFile
 
 from models.errors import BackendError
 from pipeline.engines import BACKENDS
@@ -22,6 +24,7 @@ def build_engine(name: str, job: Job) -> BuiltEngine:
         ArtifactError: there is no such graph.
         BackendError: the graph cannot be built; no engine is left behind.
         PrecisionError: graph or engine are not of the precision on the label; likewise.
+        OSError: the engine cannot be written.
     """
     key = key_of(name, BACKENDS[name], job)
     return cached(key, job, lambda: _build(name, key, job))
@@ -39,6 +42,7 @@ def _build(name: str, key: Key, job: Job) -> BuiltEngine:
         require_precision(name, backend.strongly_typed, job, evidence)
     except BackendError:
         job.target.unlink(missing_ok=True)
+        _require_room(job)
         raise
     facts = {
         "bytes": job.target.stat().st_size,
@@ -48,6 +52,12 @@ def _build(name: str, key: Key, job: Job) -> BuiltEngine:
         **{name: key.target[name] for name in ("compute_capabilities",) if name in key.target},
     }
     return BuiltEngine(facts, _log(key, facts, evidence, messages))
+
+
+def _require_room(job: Job) -> None:
+    """Raise `OSError` where the disk has no room for an engine: then that is why there is none."""
+    with NamedTemporaryFile(dir=job.target.parent) as file:
+        os.posix_fallocate(file.fileno(), 0, job.source.stat().st_size)
 
 
 def _log(key: Key, facts: dict[str, object], evidence: Evidence, messages: list[str]) -> str:
