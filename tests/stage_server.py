@@ -101,6 +101,7 @@ def _preload() -> None:
         for module in pkgutil.walk_packages(found.__path__, f"{package}."):
             if not module.name.startswith("pipeline.bundled"):
                 importlib.import_module(module.name)
+    os.environ.update(importlib.import_module("pipeline.tracking").SETTINGS)
     importlib.import_module("mlflow.tracking.client")
     import torch
 
