@@ -11,8 +11,9 @@ from pathlib import Path
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import ModelProto
+from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
-from models.errors import BlockError, near_matches
+from models.errors import ArtifactError, BlockError, near_matches
 from pipeline.artifacts import replace_file
 from pipeline.channel_maps import Maps, place, settle
 from pipeline.onnx_graph import (
@@ -53,6 +54,7 @@ def collapse_onnx(
     model = load_onnx(source)
     boundaries = read_boundaries(model)
     chosen = [_removable(name, boundaries) for name in remove]
+    _require_tensors(model, chosen)
     kept = [b for name, b in boundaries.items() if name not in set(remove)]
     ends = {end for boundary in kept for end in boundary.outputs}
     collapsed, replaced = _bypass(model, chosen, stand_ins or {}, ends) if chosen else (model, {})
@@ -78,6 +80,19 @@ def _removable(name: str, boundaries: Mapping[str, Boundary]) -> Boundary:
             f"{boundary.inputs} and leaving {boundary.outputs}; one of each is needed"
         )
     return boundary
+
+
+def _require_tensors(model: ModelProto, chosen: Sequence[Boundary]) -> None:
+    """Raise `ArtifactError` where a recorded boundary names what is not in the graph."""
+    graph = model.graph
+    known = {value.name for value in graph.input}
+    known |= {name for node in graph.node for name in node.output if name}
+    for boundary in chosen:
+        if missing := {*boundary.inputs, *boundary.outputs} - known:
+            raise ArtifactError(
+                f"block {boundary.name!r} is recorded with tensors that are not in the graph "
+                f"({', '.join(map(repr, sorted(missing)))}); export it again"
+            )
 
 
 def _moved(boundary: Boundary, replaced: Mapping[str, str]) -> Boundary:
@@ -106,9 +121,15 @@ def _bypass(
             name: entering if tensor is tensors[block.outputs[0]] else tensor
             for name, tensor in instead.items()
         } | {block.outputs[0]: entering}
-    graph.cleanup()
-    moved = settle(graph, ends)
-    collapsed: ModelProto = gs.export_onnx(graph, do_type_check=False)
+    try:
+        graph.cleanup()
+        moved = settle(graph, ends)
+        collapsed: ModelProto = gs.export_onnx(graph, do_type_check=False)
+    except OnnxGraphSurgeonException as e:
+        names = ", ".join(block.name for block in chosen)
+        raise ArtifactError(
+            f"the boundaries recorded for {names} do not fit the graph ({e}); export it again"
+        ) from e
     _restore_metadata(collapsed, model)
     return collapsed, {name: _followed(tensor.name, moved) for name, tensor in instead.items()}
 

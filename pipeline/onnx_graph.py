@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, NodeProto
+from pydantic import TypeAdapter, ValidationError
 
 from models.errors import ArtifactError
 
@@ -54,6 +55,7 @@ def load_onnx(path: Path) -> ModelProto:
         raise ArtifactError(f"{path} is not a file; `dvc repro` makes it") from e
     except (
         DecodeError,
+        ValueError,  # of types that there are not, and of names that are no text
         onnx.checker.ValidationError,
         onnx.shape_inference.InferenceError,
     ) as e:
@@ -77,11 +79,13 @@ def read_boundaries(model: ModelProto) -> dict[str, Boundary]:
     for prop in model.metadata_props:
         if prop.key == BLOCKS_KEY:
             try:
-                return {item["name"]: Boundary(**item) for item in json.loads(prop.value)}
-            except (json.JSONDecodeError, TypeError, KeyError) as e:
+                found = TypeAdapter(list[Boundary]).validate_json(prop.value)
+            except ValidationError as e:
+                why = e.errors()[0]["msg"]
                 raise ArtifactError(
-                    f"the block boundaries in the ONNX file are damaged ({e!r}); export it again"
+                    f"the block boundaries in the ONNX file are damaged ({why}); export it again"
                 ) from e
+            return {boundary.name: boundary for boundary in found}
     raise ArtifactError(
         "the ONNX file records no block boundaries; export it with pipeline.export.export_onnx"
     )

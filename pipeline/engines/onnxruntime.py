@@ -19,7 +19,7 @@ from pipeline.params import Build
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the package is imported
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-WARNINGS, ONLY_ERRORS = 2, 3
+WARNINGS, NOTHING = 2, 4  # errors are raised
 STAMP = re.compile(r"\x1b\[[\d;]*m|[\d-]+ [\d:.]+ (?=\[)")  # colours and the time of a message
 
 
@@ -133,7 +133,7 @@ def _open(
 
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = WARNINGS if optimised else ONLY_ERRORS
+    options.log_severity_level = WARNINGS if optimised else NOTHING
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
@@ -144,11 +144,14 @@ def _open(
     options.add_session_config_entry("session.disable_quant_qdq", "0" if integer_kernels else "1")
     if isinstance(source, Path) and not source.exists():
         raise ArtifactError(f"{source} is missing; `dvc repro` makes it")
+    name = source if isinstance(source, Path) else f"a network of {len(source)} bytes"
     try:
-        return onnxruntime.InferenceSession(source, options, providers=providers or _providers())
+        session = onnxruntime.InferenceSession(source, options, providers=providers or _providers())
     except _errors() as e:
-        name = source if isinstance(source, Path) else f"a network of {len(source)} bytes"
         raise BackendError(f"ONNX Runtime cannot open {name}: {e}") from e
+    if not session.get_inputs() or not session.get_outputs():
+        raise BackendError(f"ONNX Runtime cannot run {name}: it has no input or no output")
+    return session
 
 
 def _providers() -> list[Any]:
