@@ -7,7 +7,6 @@ After every epoch the whole state goes to a checkpoint. Each epoch draws its ran
 that was not (bit for bit on the CPU with one thread).
 """
 
-import pickle
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +23,7 @@ from models.cost import count_macs
 from models.errors import ArtifactError, ShoalError
 from models.memory import enough_memory
 from models.replacements import ChannelMap
-from models.saving import save_state
+from models.saving import load_state, save_state
 from models.units import Unit
 from pipeline.activations import measure_blocks
 from pipeline.artifacts import replace_file
@@ -314,14 +313,14 @@ class _Run:
             save_state(state, temporary)
 
     def resume(self, checkpoint: Path) -> None:
+        state = load_state(checkpoint, self.device)
         try:
-            state = torch.load(checkpoint, map_location=self.device, weights_only=True)
             self.removal.load_state_dict(state["removal"], state["model"])
             self.learn_too(self.removal.maps.values())
             self.model.load_state_dict(state["model"], strict=True)
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             self.estimator.load_state_dict(state["estimator"])
-        except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as e:
+        except (RuntimeError, ValueError, KeyError) as e:
             raise ArtifactError(f"checkpoint {checkpoint} is damaged ({e}); delete it") from e
         self.history = state["history"]

@@ -24,6 +24,7 @@ from pipeline.artifacts import (
     metrics_path,
     read_json,
     replace_dir,
+    require_unchanged,
     sole_writer,
     write_json,
 )
@@ -51,6 +52,8 @@ def main(variant: str) -> None:
 
     configuration = settings.model_dump(by_alias=True)
     images_digest = read_json(metrics_path("prepare"))["sha256"]
+    for name, sha256 in images_digest.items():  # cheap beside an epoch over them
+        require_unchanged(artifacts_dir("prepare") / name, sha256)
     versions = [torch.__version__, version("timm")]
     teaching = None if teacher is None else state_sha256(teacher)
     initial = {"origin": spec.initial_weights, "sha256": state_sha256(model)}
