@@ -8,14 +8,14 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import safetensors
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.errors import ArtifactError
-from models.saving import save_tensors
+from models.saving import load_tensors, save_tensors
 from models.surgery import module_paths
 
 
@@ -105,7 +105,6 @@ def save(stand_ins: Mapping[str, ChannelMap], path: Path) -> None:
         for key, value in stand_in.state_dict().items()
     }
     axes = {name: stand_in.axis for name, stand_in in stand_ins.items()}
-    # As one value: safetensors writes several in an order of chance.
     save_tensors(tensors, path, metadata={"axes": json.dumps(axes)})
 
 
@@ -116,12 +115,11 @@ def load(path: Path) -> dict[str, ChannelMap]:
         ArtifactError: the file is missing or damaged.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-            axes = json.loads(file.metadata()["axes"])
+        tensors, described = load_tensors(path)
+        axes = json.loads(described["axes"])
     except FileNotFoundError as e:
         raise ArtifactError(f"{path} is missing; `dvc repro` makes it") from e
-    except (safetensors.SafetensorError, KeyError, TypeError, json.JSONDecodeError) as e:
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as e:
         raise ArtifactError(f"{path} is damaged ({e}); delete it and run `dvc repro`") from e
     return {
         name: ChannelMap(tensors.get(f"{name}.weight"), tensors[f"{name}.bias"], axis)

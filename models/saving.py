@@ -1,34 +1,82 @@
-"""Tensors to a file, where a disk that is full is an `OSError`, as with every other file."""
+"""Tensors to a file and back: a full disk is an `OSError`, and a flipped bit does not go unseen.
 
+A file of tensors holds the sha256 of what is in it.
+"""
+
+import hashlib
+import json
+import pickle
 import re
+import struct
+import zlib
 from collections.abc import Mapping
 from os import strerror
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from models.errors import ArtifactError
+
+KEY = "shoal"  # of the metadata of a file
+# What reading a damaged archive raises.
+DAMAGE = (
+    *(BadZipFile, RuntimeError, ValueError, LookupError, EOFError, NotImplementedError),
+    *(pickle.UnpicklingError, struct.error, zlib.error, AttributeError, TypeError),
+)
 SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def save_tensors(
     tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write contiguous tensors of the CPU as safetensors.
+    """Write contiguous tensors of the CPU as safetensors, and with them their sha256.
 
     Raises:
         OSError: the file cannot be written.
     """
+    # As one value: safetensors writes several in an order of chance.
+    whole = {KEY: json.dumps([tensors_sha256(tensors, metadata or {}), metadata or {}])}
     try:
-        save_file(dict(tensors), path, metadata=metadata)
+        save_file(dict(tensors), path, metadata=whole)
     except SafetensorError as e:
         if not (found := SYSTEM_ERROR.search(str(e))):
             raise
         code = int(found[1])
         raise OSError(code, strerror(code), str(path)) from e
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata that `save_tensors` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        SafetensorError: it is damaged, or another program has written it.
+    """
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+        found = file.metadata() or {}
+    try:
+        expected, metadata = json.loads(found[KEY])
+    except (KeyError, ValueError, TypeError) as e:
+        raise SafetensorError("it does not say what its contents must be") from e
+    if not isinstance(metadata, dict) or tensors_sha256(tensors, metadata) != expected:
+        raise SafetensorError("its contents are not those that were written")
+    return tensors, metadata
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return one sha256 of names, types, shapes and values, and of what is said about them."""
+    found = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def save_state(state: Mapping[str, Any], path: Path) -> None:
@@ -44,3 +92,22 @@ def save_state(state: Mapping[str, Any], path: Path) -> None:
             if isinstance(e.__context__, OSError):
                 raise e.__context__ from e
             raise
+
+
+def load_state(path: Path, device: torch.device) -> dict[str, Any]:
+    """Return what `save_state` wrote; torch itself does not compare the sums that are in the file.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    try:
+        with ZipFile(path) as archive:
+            if broken := archive.testzip():
+                raise BadZipFile(f"{broken} is not as it was written")
+        state = torch.load(path, map_location=device, weights_only=True)
+    except DAMAGE as e:
+        why = " ".join(str(e).split())
+        raise ArtifactError(f"checkpoint {path} is damaged ({why}); delete it") from e
+    if not isinstance(state, dict):
+        raise ArtifactError(f"checkpoint {path} holds no state; delete it")
+    return state

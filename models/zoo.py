@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.errors import (
@@ -26,7 +25,7 @@ from models.errors import (
 from models.published import published_weights
 from models.replacements import blank_maps
 from models.resnet_cifar import ResNetCifar
-from models.saving import save_tensors
+from models.saving import load_tensors, save_tensors
 from models.surgery import take_out
 from models.weights import Weights, load_into, read_weights
 
@@ -191,7 +190,7 @@ def load(folder: Path) -> tuple[nn.Module, ModelSpec]:
     """
     try:
         spec = ModelSpec(**json.loads((folder / "model.json").read_text(encoding="utf-8")))
-        state = load_file(folder / "weights.safetensors")
+        state, _ = load_tensors(folder / "weights.safetensors")
         model = create(spec.name, spec.num_classes, in_chans=spec.in_chans, **spec.options)
         take_out(model, spec.removed, blank_maps(spec.maps, state))
         model.load_state_dict(state, strict=True)
@@ -216,7 +215,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         ArtifactError: the file is missing or damaged, or is of another network.
     """
     try:
-        model.load_state_dict(load_file(path), strict=True)
+        model.load_state_dict(load_tensors(path)[0], strict=True)
     except FileNotFoundError as e:
         raise ArtifactError(f"{path} is missing; `dvc repro` makes it") from e
     except (SafetensorError, RuntimeError) as e:

@@ -81,6 +81,22 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(f"{path} is not valid JSON ({e}); delete it and run `dvc repro`") from e
 
 
+def require_unchanged(path: Path, sha256: str) -> Path:
+    """Return `path` where its contents are those that its stage wrote.
+
+    Raises:
+        ArtifactError: it is missing or has been changed.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing; `dvc repro` makes it")
+    if file_sha256(path) != sha256:
+        raise ArtifactError(
+            f"{path} has changed since it was written and proven; delete its folder and run "
+            "`dvc repro --force` on the stage that writes it"
+        )
+    return path
+
+
 def digest(value: Any) -> str:
     """Return 16 hexadecimal digits that name a JSON value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

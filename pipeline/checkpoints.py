@@ -1,6 +1,5 @@
 """The resumable state of a training in a file: whole, or one error that names it."""
 
-import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 
 from models.errors import ArtifactError
-from models.saving import save_state
+from models.saving import load_state, save_state
 from pipeline.artifacts import replace_file
 
 
@@ -21,15 +20,13 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
 
 def read(path: Path) -> dict[str, Any]:
     """Return what `write` wrote, its tensors on the CPU; `ArtifactError` where it is damaged."""
-    with damaged(path):
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
+    return load_state(path, torch.device("cpu"))
 
 
 @contextmanager
 def damaged(path: Path) -> Iterator[None]:
-    """Turn what reading or taking up an unusable state leads to into an `ArtifactError`."""
+    """Turn what taking up the state of another training leads to into an `ArtifactError`."""
     try:
         yield
-    except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as e:
+    except (RuntimeError, ValueError, KeyError) as e:
         raise ArtifactError(f"checkpoint {path} is damaged ({e}); delete it") from e

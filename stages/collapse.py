@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.cost import count_macs, count_parameters
+from models.hashing import file_sha256
 from models.replacements import maps_in
 from models.surgery import put_back
 from pipeline.artifacts import artifacts_dir, metrics_path, read_json, replace_dir, write_json
@@ -87,6 +88,7 @@ def measure_level(
     return {
         "removed": report.removed,
         "file": target.name,
+        "sha256": file_sha256(target),
         "params": count_parameters(shallow),
         # A map that was merged into a convolution costs nothing in the graph.
         "macs": report.after.macs or count_macs(shallow, images),

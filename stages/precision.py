@@ -6,7 +6,14 @@ metrics/precision/<variant>.json.
 
 from typing import Any
 
-from pipeline.artifacts import artifacts_dir, metrics_path, read_json, replace_dir, write_json
+from pipeline.artifacts import (
+    artifacts_dir,
+    metrics_path,
+    read_json,
+    replace_dir,
+    require_unchanged,
+    write_json,
+)
 from pipeline.data import batches, subset
 from pipeline.networks import load_trained
 from pipeline.params import load_params
@@ -28,6 +35,7 @@ def main(variant: str) -> None:
     with replace_dir(artifacts_dir("precision", variant)) as folder:
         for level in progress(collapsed, "precision", unit="level"):
             source = artifacts_dir("collapse", variant) / level["file"]
+            require_unchanged(source, level["sha256"])
             made = typed_graphs(open_level(source, images.numpy()), folder, options.precisions)
             levels.append({"level": level["level"], "removed": level["removed"], **made})
             _print(variant, levels[-1])

@@ -28,6 +28,7 @@ from pipeline.artifacts import (
     metrics_path,
     read_json,
     replace_dir,
+    require_unchanged,
     sole_writer,
     write_json,
 )
@@ -67,6 +68,8 @@ def train_variant(experiment: str, variant: str, settings: Variant, device: torc
     # Any number of processes may continue a training.
     decisive = settings.model_dump(by_alias=True, exclude={"plan": True, "train": {"processes"}})
     images_digest = read_json(metrics_path("prepare"))["sha256"]
+    for name, sha256 in images_digest.items():  # cheap beside an epoch over them
+        require_unchanged(artifacts_dir("prepare") / name, sha256)
     versions = [torch.__version__, version("timm")]
     teaching = None if teacher is None else state_sha256(teacher)
     initial = {"origin": spec.initial_weights, "sha256": state_sha256(model)}

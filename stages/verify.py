@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from models.hashing import file_sha256
-from pipeline.artifacts import artifacts_dir, metrics_path, read_json, write_json
+from pipeline.artifacts import (
+    artifacts_dir,
+    metrics_path,
+    read_json,
+    require_unchanged,
+    write_json,
+)
 from pipeline.data import batches, subset
 from pipeline.emulation import EMULATED, emulated
 from pipeline.engines.interface import Run
@@ -60,7 +66,8 @@ def climb(variant: str, facts: dict[str, Any], number: int, inputs: Inputs) -> l
     whole = facts["heal"]["levels"][0]
     proven = proven_rungs(healed, whole, facts["export"], collapsed, tolerances)
     source = artifacts_dir("collapse", variant) / collapsed["file"]
-    expected, source_sha256 = runner(source)(inputs.images), file_sha256(source)
+    source_sha256 = collapsed["sha256"]
+    expected = runner(require_unchanged(source, source_sha256))(inputs.images)
     rungs = [*proven]
     for precision, graph in typed["graphs"].items():
         by_backend: dict[str | None, tuple[Rung, Run]] = {}

@@ -13,8 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stage_server import KILLED, Outcome, StageServer
-from undisturbed import FULL, STAGES, VARIANT, Undisturbed, contents, leftovers, tracked
+from stage_server import KILLED, StageServer
+from undisturbed import (
+    FULL,
+    STAGES,
+    VARIANT,
+    Undisturbed,
+    contents,
+    leftovers,
+    require_one_message,
+    tracked,
+)
 
 # SQLAlchemy tells MLflow's authors, not us, that one of its loader strategies goes away.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -83,20 +92,6 @@ def fill(disk: Path, free_bytes: int) -> Path:
     filler = disk / "filler"
     filler.write_bytes(bytes(state.f_bavail * state.f_frsize - free_bytes))
     return filler
-
-
-def require_one_message(ended: Outcome, stage: str, reason: str) -> None:
-    """A stage fails with one line; tracking, without which all goes on, is a warning."""
-    *warnings, last = ended.errors.splitlines()
-    assert "Traceback" not in ended.errors
-    assert [line.partition(":")[0] for line in warnings] in ([], ["warning"])
-    if stage == "track":
-        assert ended.code == 0
-        assert last.startswith("warning: not tracked")
-    else:
-        assert ended.code == 1
-        assert last.startswith("error: ")
-        assert reason in last
 
 
 @pytest.mark.fault("disk that gets full in a stage")

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import yaml
 from PIL import Image
-from stage_server import StageServer
+from stage_server import Outcome, StageServer
 
 from pipeline.artifacts import write_json
 
@@ -224,3 +224,17 @@ def leftovers(root: Path) -> list[str]:
     """Return temporary files that lie where results belong."""
     places = (root / "artifacts", root / "metrics", root / "reports")
     return [str(path) for place in places for path in place.rglob(".*.tmp")]
+
+
+def require_one_message(ended: Outcome, stage: str, reason: str) -> None:
+    """A stage fails with one line; tracking, without which all goes on, is a warning."""
+    *warnings, last = ended.errors.splitlines()
+    assert "Traceback" not in ended.errors
+    assert [line.partition(":")[0] for line in warnings] in ([], ["warning"])
+    if stage == "track":
+        assert ended.code == 0
+        assert last.startswith("warning: not tracked")
+    else:
+        assert ended.code == 1
+        assert last.startswith("error: ")
+        assert reason in last
