@@ -31,7 +31,9 @@ from tracked import write_project  # noqa: E402
 from pipeline.fashion_mnist import DOWNLOADS, fetch  # noqa: E402
 from pipeline.params import Prepare  # noqa: E402
 from pipeline.prepare import prepare  # noqa: E402
-from pipeline.tracking import mirror  # noqa: E402
+from pipeline.tracking import SETTINGS, mirror  # noqa: E402
+
+os.environ.update(SETTINGS)  # read by MLflow when it is imported, as some tests do at once
 
 # How long an example takes is no claim; in CI the same examples come every time.
 settings.register_profile("shoal", deadline=None, derandomize="CI" in os.environ)
@@ -130,7 +132,8 @@ def base(
 def reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder as it is after `dvc repro` of two variants with three levels, without a store."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("MLFLOW_TRACKING_URI", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
     write_project()
     return tmp_path
 

@@ -357,7 +357,7 @@ def test_a_sweep_reports_the_variant_that_fails_and_the_others_stay(project: Pro
     assert summary["failures"] == project.json("metrics", "failed.json")
     failure = summary["failures"]["hot"]
     assert failure["stage"] == "train"
-    assert "lower train.learning_rate (now 1000000.0)" in failure["reason"]
+    assert "lower learning_rate (now 1000000.0)" in failure["reason"]
     assert f"| hot | train | {failure['reason']} |" in (
         project.root / "reports" / "summary.md"
     ).read_text(encoding="utf-8")
