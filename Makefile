@@ -69,10 +69,7 @@ check: setup ## format, lint, types, import contracts and tests
 	lint-imports
 	$(PYTEST)
 
-device-faults: setup ## kill, starve and corrupt every stage, fully (20 min); writes docs/faults.md
-	@SHOAL_FAULTS=full OMP_NUM_THREADS=1 python -m pytest -q -m fault -p tests.faults_table
-
-check: setup ## prove on a machine with a GPU what only a GPU can prove
+device-check: setup ## prove on a machine with a GPU what only a GPU can prove
 	@python scripts/device_check.py
 
 ui: setup ## open the MLflow UI on this machine

@@ -39,7 +39,9 @@ def decode(path: Path, root: Path) -> UInt8[np.ndarray, "c h w"]:
             relative to `root`.
         DataError: the file system does not give the file's bytes.
     """
-    name = path.relative_to(root).as_posix()
+    name = printable(path.relative_to(root).as_posix())
+    if _is_special(path):
+        raise UnreadableImageError(name, "a pipe, a socket or a device, not a file")
     try:
         with Image.open(path) as image:
             return _to_array(ImageOps.exif_transpose(image))
@@ -48,10 +50,20 @@ def decode(path: Path, root: Path) -> UInt8[np.ndarray, "c h w"]:
     except OSError as e:
         # Any code but that of a damaged offset means the disk or the rights: that is never skipped.
         if e.errno not in (None, errno.EINVAL):
-            raise DataError(f"cannot read {path}: {e.strerror}") from e
+            raise DataError(f"cannot read {printable(str(path))}: {e.strerror}") from e
         raise UnreadableImageError(name, str(e)) from e
     except DECODING_ERRORS as e:
         raise UnreadableImageError(name, f"{type(e).__name__}: {e}") from e
+
+
+def printable(text: str) -> str:
+    """Return a text in one line, what is no text in it escaped: a file's name may hold anything."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _is_special(path: Path) -> bool:
+    """Tell what has a name but no contents to read: opening a pipe would wait for ever."""
+    return path.exists() and not path.is_file()
 
 
 def _to_array(image: Image.Image) -> UInt8[np.ndarray, "c h w"]:
@@ -75,6 +87,8 @@ def _upper_8_of_16_bits(pixels: np.ndarray) -> UInt8[np.ndarray, "h w"]:
 
 def has_colour(path: Path) -> bool:
     """Tell from a file's header; a damaged file has none, and is reported when it is decoded."""
+    if _is_special(path):
+        return False
     try:
         with Image.open(path) as image:
             return _is_colour(image)

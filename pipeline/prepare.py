@@ -7,6 +7,7 @@ same bytes.
 """
 
 import os
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -47,6 +48,7 @@ SOURCES: dict[str, Callable[[Prepare], Source]] = {
     "dtd": dtd,
     "aircraft": aircraft,
 }
+NO_TEXT = {"Cc", "Cs", "Zl", "Zp"}  # controls, halves of characters, line and paragraph breaks
 STATISTICS_CHUNK = 1024  # images read at once
 
 
@@ -54,10 +56,12 @@ def prepare(params: Prepare, target: Path) -> dict[str, Any]:
     """Write the three splits and manifest.json into the folder `target`; return the manifest.
 
     Raises:
-        DataError: the source's own errors; an unreadable image where `on_corrupt` is "fail"; a
-            class with no image left in a split; images that are all one flat colour.
+        DataError: the source's own errors; a class whose name cannot be a label; an unreadable
+            image where `on_corrupt` is "fail"; a class with no image left in a split; images that
+            are all one flat colour.
     """
     source = SOURCES[params.source](params)
+    _require_names(source.classes)
     if params.limit is not None and params.limit < len(source.classes):
         raise DataError(
             f"prepare.limit = {params.limit} is less than the {len(source.classes)} classes; "
@@ -85,6 +89,16 @@ def prepare(params: Prepare, target: Path) -> dict[str, Any]:
     }
     write_json(target / "manifest.json", manifest)
     return manifest
+
+
+def _require_names(classes: Iterable[str]) -> None:
+    """Raise `DataError` where a class has a name that is no text of one line: it is a label."""
+    for name in classes:
+        if not name.strip() or any(unicodedata.category(c) in NO_TEXT for c in name):
+            raise DataError(
+                f"class {name!r} is empty or has characters in its name that are no text (line "
+                "breaks, control characters, bytes that are not UTF-8); rename its folder"
+            )
 
 
 def _limited(material: Material, limit: int | None, seed: int) -> Material:

@@ -1,5 +1,6 @@
 """The report as Markdown: what depth and precision cost and save, and what was not measured."""
 
+import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -198,7 +199,13 @@ def _engine_table(rows: Sequence[Row]) -> str:
 
 def _table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
     head = list(header)
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(map(_text, row)) + " |" for row in rows)
+
+
+def _text(value: str) -> str:
+    """Return any text as one line of Markdown that holds no HTML and parts no cells."""
+    return html.escape(" ".join(value.split()), quote=False).replace("|", "\\|")
 
 
 def _union(maps: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -209,7 +216,7 @@ def _notes(metrics: Mapping[str, Mapping[str, Metrics]], timed: Sequence[str]) -
     """Say what the numbers are, how they were taken, and what is missing."""
     benchmark = next(iter(metrics.values()))["benchmark"]
     protocol, target = benchmark["protocol"], benchmark["target"]
-    devices = ", ".join([target["cpu"], *(device["name"] for device in target["devices"])])
+    devices = _text(", ".join([target["cpu"], *(d["name"] for d in target["devices"])]))
     versions = ", ".join(f"{name} {target['versions'][name]}" for name in timed) or "nothing timed"
     notes = [
         "Bold: the chosen level, the deepest within the allowed drop of validation accuracy. "
@@ -222,8 +229,10 @@ def _notes(metrics: Mapping[str, Mapping[str, Metrics]], timed: Sequence[str]) -
     dead = dead_blocks({variant: own["plan"] for variant, own in metrics.items()})
     if dead:
         named = "; ".join(f"{variant}: {', '.join(blocks)}" for variant, blocks in dead.items())
-        notes.append(f"Dead blocks, whose branch only adds a constant and which go first: {named}.")
-    missing = "\n".join(f"- {line}" for line in not_measured(metrics))
+        notes.append(
+            f"Dead blocks, whose branch only adds a constant and which go first: {_text(named)}."
+        )
+    missing = "\n".join(f"- {_text(line)}" for line in not_measured(metrics))
     return [*notes, "Not measured:", missing] if missing else notes
 
 

@@ -1,5 +1,7 @@
 """Fetch or read the images and write them in one size: artifacts/prepare, metrics/prepare.json."""
 
+import io
+import sys
 from typing import Any
 
 from pipeline.artifacts import artifacts_dir, metrics_path, replace_dir, write_json
@@ -11,6 +13,8 @@ from stages import run_stage
 def main() -> None:
     """Prepare the images that params.yaml names."""
     params = load_params().prepare
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     with replace_dir(artifacts_dir("prepare")) as target:
         manifest = prepare(params, target)
     write_json(metrics_path("prepare"), manifest)

@@ -1,6 +1,7 @@
 """What all published layouts share: finding the folder, reading lists, checking the splits."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,8 @@ def read_lines(path: Path) -> list[tuple[str, str]]:
     """Return the lines of a list that are not blank, each with its place, "<file>, line <n>".
 
     Raises:
-        DataError: the file cannot be read, is no text, or has no such line.
+        DataError: the file cannot be read, is no text, has no such line, or one of them names what
+            lies elsewhere.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -88,6 +90,11 @@ def read_lines(path: Path) -> list[tuple[str, str]]:
     found = [(f"{path}, line {number}", line.strip()) for number, line in lines if line.strip()]
     if not found:
         raise DataError(f"{path} is empty; restore the published one")
+    for place, line in found:
+        if line.startswith(("/", "\\")) or ".." in re.split(r"[\s/\\]", line):
+            raise DataError(
+                f"{place}: {line!r} leads out of the data set; restore the published one"
+            )
     return found
 
 
