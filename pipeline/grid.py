@@ -117,7 +117,9 @@ def variant_name(settings: Settings) -> str:
     parts = [_part(path, settings[path]) for path in sorted(settings, key=_place)]
     name = "-".join(text for text, _ in parts)
     exact = all(is_exact for _, is_exact in parts)
-    return name if exact else f"{name}-{digest(settings)[:6]}"
+    if exact:
+        return name
+    return f"{name}-{digest({path: _plain(value) for path, value in settings.items()})[:6]}"
 
 
 def _part(path: str, value: Any) -> tuple[str, bool]:
@@ -126,10 +128,15 @@ def _part(path: str, value: Any) -> tuple[str, bool]:
     if isinstance(value, bool) or value is None:
         return f"{key}_{json.dumps(value)}", True
     if isinstance(value, int | float):
-        digits = repr(int(value)) if float(value).is_integer() else repr(value)
-        return key + digits.replace(".", "_").replace("+", ""), True
+        return key + repr(_plain(value)).replace(".", "_").replace("+", ""), True
     text = re.sub(r"\W+", "_", str(value), flags=re.ASCII).strip("_")
     return (text if text[:1].isalpha() else f"{key}_{text}"), text == value
+
+
+def _plain(value: Any) -> Any:
+    """Return 1.0 as 1: they are the same setting."""
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
+    return int(value) if whole else value
 
 
 def _place(path: str) -> tuple[int, str]:

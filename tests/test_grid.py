@@ -77,6 +77,11 @@ def test_a_value_that_no_name_can_say_gets_a_hash() -> None:
         assert re.fullmatch(r"timm_vit_augreg-options_-[0-9a-f]{6}", name)
 
 
+def test_numbers_that_are_equal_have_one_name() -> None:
+    settings = points({"train.penalty.lambda": [0, 0.0, 10**400], "model.name": [":"]})
+    assert len({variant_name(point) for point in settings}) == 2
+
+
 def test_short_names_are_the_last_parts_that_are_clear() -> None:
     short = {
         "lambda": "train.penalty.lambda",
