@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
@@ -38,9 +39,10 @@ class Processes:
             running = [process for process in self.running if process.poll() is None]
             for process in running:
                 _signal(process, signal.SIGTERM)
+        deadline = time.monotonic() + PATIENCE_S
         for process in running:
             try:
-                process.wait(PATIENCE_S)
+                process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 _signal(process, signal.SIGKILL)
 
