@@ -61,8 +61,7 @@ def failures_markdown(failures: Mapping[str, Mapping[str, str]]) -> str:
     if not failures:
         return ""
     lines = [
-        [variant, failure["stage"], failure["reason"].replace("|", "\\|")]
-        for variant, failure in failures.items()
+        [variant, failure["stage"], failure["reason"]] for variant, failure in failures.items()
     ]
     return f"## Failed\n\n{_table(['variant', 'stage', 'reason'], lines)}\n\n"
 

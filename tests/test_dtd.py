@@ -46,7 +46,10 @@ def test_images_in_no_list_are_told(root: Path, capsys: pytest.CaptureFixture) -
         ("banded/banded_0001.jpg\nblotchy/x.jpg\n", "x.jpg is listed in validation but missing"),
         ("banded/banded_0000.jpg\n", "banded_0000.jpg is listed twice, in train and in validation"),
         ("banded_0001.jpg\n", "line 1: 'banded_0001.jpg'; needs <class>/<file>"),
-        ("../banded/banded_0001.jpg\n", "line 1: '../banded/banded_0001.jpg'; needs"),
+        (
+            "../banded/banded_0001.jpg\n",
+            "line 1: '../banded/banded_0001.jpg' leads out of the data set",
+        ),
         ("", "val1.txt is empty; restore the published one"),
     ],
 )

@@ -80,7 +80,14 @@ def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for level, removed in enumerate([[], [REMOVED]]):
         file = f"level_{level}.onnx"
         collapse_onnx(source, root / "artifacts/collapse/dense" / file, removed)
-        levels.append({"level": level, "removed": removed, "file": file})
+        levels.append(
+            {
+                "level": level,
+                "removed": removed,
+                "file": file,
+                "sha256": file_sha256(root / "artifacts/collapse/dense" / file),
+            }
+        )
     (root / "metrics/collapse").mkdir(parents=True)
     (root / "metrics/collapse/dense.json").write_text(json.dumps({"levels": levels}))
     shutil.copy(ROOT / "tests/params.yaml", root / "params.yaml")
