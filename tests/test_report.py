@@ -203,7 +203,7 @@ def test_a_graph_that_failed_the_ladder_is_no_row_but_a_reason() -> None:
         (0, "int8"),
         (1, "fp32"),
     ]
-    assert "- int8, dense level 1: cosine 0.1 &lt; 0.97" in summary_markdown(kept, {"dense": found})
+    assert "- int8, dense level 1: cosine 0.1 < 0.97" in summary_markdown(kept, {"dense": found})
 
 
 def test_the_tables_have_every_row_and_every_reason_once() -> None:
