@@ -15,6 +15,7 @@ from benchmarks.trials import Results
 SEEDS = 3
 TRAININGS = ("plain", "penalty")
 MEASURES = ("identity", "bn", "healed_briefly", "healed")  # test %
+CHANCE = "random"
 AGAINST_CHANCE = ("identity", "healed_briefly", "healed")
 
 Measured = dict[str, dict[str, Any]]  # of one network: what was measured by label
@@ -25,17 +26,16 @@ def choices(task: str) -> str:
     """Return what each criterion chose, before and after healing, and what chance chooses."""
     lines = []
     for how in TRAININGS:
-        networks = [own for seed in range(SEEDS) if (own := _sets(task, how, seed))]
-        ways = _by_way(networks)
-        chance = ways.get("random", [])
-        for way, found in ways.items():
-            cells = [spread([own[measure] for own in found]) for measure in MEASURES]
+        every_seed = [_sets(task, how, seed) for seed in range(SEEDS)]
+        networks = [_by_way(own) for own in every_seed if own]
+        for way in dict.fromkeys(way for network in networks for way in network):
+            found = [network for network in networks if way in network]
+            cells = [spread([own[way][measure] for own in found]) for measure in MEASURES]
             gains = [
-                spread([a[m] - b[m] for a, b in zip(found, chance, strict=False)])
+                "" if way == CHANCE else spread([own[way][m] - own[CHANCE][m] for own in found])
                 for m in AGAINST_CHANCE
             ]
-            own_gains = [""] * len(gains) if way == "random" else gains
-            lines.append([how, way, str(len(found)), *cells, *own_gains])
+            lines.append([how, way, str(len(found)), *cells, *gains])
     head = ["training", "chosen by", "seeds", "as removed", "BN", "healed briefly", "healed"]
     return markdown([*head, "over random: as removed", "healed briefly", "healed"], lines)
 
@@ -52,23 +52,22 @@ def _sets(task: str, how: str, seed: int) -> Measured:
     return found | every if len(every) == math.comb(blocks, (blocks + 1) // 2) else found
 
 
-def _by_way(networks: Sequence[Measured]) -> dict[str, list[Found]]:
-    """Return the results by way of choosing, a network each; chance first, then what is possible.
+def _by_way(network: Measured) -> dict[str, Found]:
+    """Return the results on a network by way of choosing: chance first, then what is possible.
 
     Chance is the mean over all sets where all were tried, over the draws elsewhere.
     """
-    ways: dict[str, list[Found]] = defaultdict(list)
-    for network in networks:
-        every = [own for label, own in network.items() if " set " in label]
-        drawn = [own for label, own in network.items() if label.startswith("random ")]
-        ways["random"].append(_summary(every or drawn, statistics.mean))
-        if every:
-            ways["the worst set"].append(_summary(every, min))
-            ways["the best set"].append(_summary(every, max))
-        for label, own in network.items():
-            if " set " not in label and not label.startswith("random "):
-                ways[label].append({measure: own[measure] for measure in MEASURES})
-    return ways
+    every = [own for label, own in network.items() if " set " in label]
+    drawn = [own for label, own in network.items() if label.startswith("random ")]
+    ways = {CHANCE: _summary(every or drawn, statistics.mean)}
+    if every:
+        ways |= {"the worst set": _summary(every, min), "the best set": _summary(every, max)}
+    criteria = {
+        label: {measure: own[measure] for measure in MEASURES}
+        for label, own in network.items()
+        if " set " not in label and not label.startswith("random ")
+    }
+    return ways | criteria
 
 
 def _summary(sets: Sequence[dict[str, Any]], of: Callable[[list[float]], float]) -> Found:

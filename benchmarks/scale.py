@@ -1,7 +1,7 @@
 """How long the report, `compare` and `choose` take with many variants, each a process of its own.
 
 python -m benchmarks.scale                              100 variants of 10 levels in 4 precisions
-python -m benchmarks.scale --variants 10 --into /tmp/ten   kept, to look at
+python -m benchmarks.scale --variants 10 --into ten   kept, to look at
 
 The metrics are those of the committed variant `lacoot`, multiplied: levels are repeated, accuracies
 and latencies drawn around what was measured. They are well-formed and mean nothing.

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.errors import ArtifactError, ParamsError, near_matches
-from pipeline.artifacts import REPORTS, read_json
+from pipeline.artifacts import read_json
 from pipeline.choice import compared_with, timed
-from pipeline.report import Row, front_of
-
-SUMMARY = REPORTS / "summary.json"
+from pipeline.report import SUMMARY, Row, front_of
 
 
 @dataclass(frozen=True)

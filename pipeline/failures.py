@@ -1,7 +1,7 @@
 """Variants that failed, as a sweep leaves them: metrics/failed.json, kept in git.
 
-A stage that failed leaves no metrics, so a failure stands until that stage has succeeded,
-however it was run again.
+A stage that failed leaves no metrics, so a failure stands until that stage has succeeded, however
+it was run again; that of a stage without metrics (`bundle`), until a sweep finds it done.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -80,5 +80,5 @@ def failure_lines() -> list[str]:
     """Return a line per variant that failed, e.g. ``failed: wide in train: the loss is NaN``."""
     return [
         f"failed: {variant} in {failure.stage}: {failure.reason}"
-        for variant, failure in read_failures().items()
+        for variant, failure in still_failed(read_failures()).items()
     ]

@@ -2,7 +2,6 @@
 
 import subprocess
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,12 +15,12 @@ from pipeline.artifacts import (
     metrics_path,
     read_json,
 )
+from pipeline.dvc_stages import locked_stages
 from pipeline.params import PARAMS, Params
 from pipeline.repairs import ACCURACIES
+from pipeline.report import SUMMARY
 from pipeline.runs import Comparison, DataSet, TrackedRun, flat_numbers, flat_params
 
-SUMMARY = REPORTS / "summary.json"
-LOCK = Path("dvc.lock")
 STAGES = ("train", "score", "plan", "heal", "collapse", "precision", "build", "verify", "benchmark")
 SETTINGS = ("model", "strategy", "lambda", "epochs", "seed")
 
@@ -40,7 +39,7 @@ def read_runs(params: Params) -> list[TrackedRun]:
     summary, failed = report["rows"], report.get("failures", {})
     data = _data_set(read_json(metrics_path("prepare")))
     commit = _git_commit()
-    written = _written_settings()
+    written, locked = _written_settings(), locked_stages()
     runs = []
     for variant in params.variants:
         rows = [row for row in summary if row["variant"] == variant]
@@ -51,7 +50,7 @@ def read_runs(params: Params) -> list[TrackedRun]:
         facts = {stage: read_json(metrics_path(stage, variant)) for stage in STAGES}
         tags = {"variant": variant, **commit, **_reasons(facts)}
         settings = _settings(facts["train"], written[variant])
-        group = state(variant)
+        group = state(variant, locked)
         for row in rows:
             timed_on = _timed_on(row, params.choose.backend)
             metrics = _metrics(row, facts, timed_on)
@@ -90,31 +89,22 @@ def run_name(row: Mapping[str, Any]) -> str:
     return f"{row['variant']}-l{row['level']}-{row['precision']}"
 
 
-def state(variant: str) -> str:
+def state(variant: str, stages: Mapping[str, Any]) -> str:
     """Return a hash of everything behind a variant's numbers: its entries in dvc.lock.
 
     Those are all stages ``*@<variant>`` and ``prepare``, with the hashes of code, parameters,
     inputs and outputs. Where DVC has not recorded the variant, since its stages were run by
     hand, the contents of its metrics files are hashed instead.
+
+    Args:
+        variant: its name.
+        stages: as `locked_stages` returns them.
     """
-    stages = _locked_stages()
     own = {name: entry for name, entry in stages.items() if name.endswith(f"@{variant}")}
     if own:
         return digest(own | {"prepare": stages.get("prepare")})
     files = [metrics_path("prepare"), *(metrics_path(stage, variant) for stage in STAGES)]
     return digest({str(file): file_sha256(file) for file in files})
-
-
-def _locked_stages() -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(LOCK.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except yaml.YAMLError as e:
-        raise ArtifactError(
-            f"{LOCK} is not valid YAML; restore it with `git checkout {LOCK}`"
-        ) from e
-    return dict((content or {}).get("stages") or {})
 
 
 def _written_settings() -> dict[str, dict[str, str]]:

@@ -6,7 +6,8 @@ from typing import Any
 from models.errors import ArtifactError
 from pipeline.artifacts import artifacts_dir, metrics_path, read_json
 from pipeline.params import Params
-from pipeline.records import SUMMARY, run_name
+from pipeline.records import run_name
+from pipeline.report import SUMMARY
 from pipeline.runs import Comparison, Release
 from pipeline.shipping.selection import Selection, select
 

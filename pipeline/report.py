@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from pipeline.artifacts import REPORTS
 from pipeline.repairs import ACCURACIES, Level
 
 Metrics = Mapping[str, Any]  # one variant's metrics file of one stage
 Row = dict[str, Any]
 Item = TypeVar("Item")
+SUMMARY = REPORTS / "summary.json"
 STAGES = ("heal", "collapse", "precision", "build", "verify", "benchmark")
 
 

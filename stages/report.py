@@ -7,7 +7,7 @@ from pipeline.artifacts import REPORTS, metrics_path, read_json, replace_file, w
 from pipeline.choice import choose
 from pipeline.failures import require_some, still_failed, without_numbers
 from pipeline.params import load_params
-from pipeline.report import STAGES, summary_rows
+from pipeline.report import STAGES, SUMMARY, summary_rows
 from pipeline.report_page import report_page
 from pipeline.summary_tables import failures_markdown, summary_markdown
 from stages import run_stage
@@ -31,7 +31,7 @@ def main() -> None:
     prepared = read_json(metrics_path("prepare"))
     page = report_page(params.name, rows, choice, metrics, prepared, failed)
     summary = {"recommendation": choice.to_json(), "failures": failed, "rows": rows}
-    write_json(REPORTS / "summary.json", summary)
+    write_json(SUMMARY, summary)
     with replace_file(REPORTS / "summary.md") as temporary:
         text = failures_markdown(failed) + summary_markdown(rows, metrics)
         temporary.write_text(text, encoding="utf-8")

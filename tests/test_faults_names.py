@@ -189,7 +189,7 @@ def test_a_bundle_of_hostile_classes_holds_them_as_text(
 
 
 @pytest.mark.fault("archive whose members lead elsewhere")
-@pytest.mark.parametrize("name", ["archive/../../out.txt", "../out.txt", "/tmp/shoal-out.txt"])
+@pytest.mark.parametrize("name", ["archive/../../out.txt", "../out.txt", "{outside}/out.txt"])
 def test_weights_in_an_archive_that_leads_elsewhere_write_nothing(
     name: str, tmp_path: Path
 ) -> None:
@@ -197,12 +197,11 @@ def test_weights_in_an_archive_that_leads_elsewhere_write_nothing(
     folder.mkdir(parents=True)
     torch.save({"w": torch.zeros(2)}, folder / "w.pth")
     with zipfile.ZipFile(folder / "w.pth", "a") as archive:
-        archive.writestr(name, "harm")
+        archive.writestr(name.format(outside=tmp_path), "harm")
     before = sorted(tmp_path.rglob("*"))
     with contextlib.suppress(WeightsError):
         assert list(read_weights(folder / "w.pth").state) == ["w"]
     assert sorted(tmp_path.rglob("*")) == before
-    assert not Path("/tmp/shoal-out.txt").exists()
 
 
 def _hostile_package(path: Path, member: tarfile.TarInfo, *more: tarfile.TarInfo) -> None:

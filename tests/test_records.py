@@ -15,6 +15,7 @@ from tracked import (
 
 from models.errors import ArtifactError
 from pipeline.artifacts import write_json
+from pipeline.dvc_stages import locked_stages
 from pipeline.params import Choose, load_params
 from pipeline.records import STAGES, read_runs, state
 
@@ -91,7 +92,7 @@ def test_a_run_holds_what_made_it_and_reasons(project: Path) -> None:
         "variant": "lacoot",
     }
     assert run.data.tags["chosen_level"] == "true"
-    assert run.data.tags["shoal.group"] == state("lacoot")
+    assert run.data.tags["shoal.group"] == state("lacoot", locked_stages())
     assert run.data.tags["not_timed.tensorrt_rtx"] == "no CUDA device"
     assert run.data.tags["not_available.tensorrt"] == "not installed"
     assert not any(key.startswith("mlflow.parentRunId") for key in run.data.tags)
@@ -145,19 +146,19 @@ def test_the_commit_is_a_tag_inside_a_repository_only(project: Path) -> None:
 
 
 def test_state_follows_the_lock_entries_of_the_variant_and_prepare(project: Path) -> None:
-    states = [state("lacoot")]
+    states = [state("lacoot", locked_stages())]
     record_in_lock("benchmark@dense", "other")
     record_in_lock("report", "other")
-    assert state("lacoot") == states[0]
+    assert state("lacoot", locked_stages()) == states[0]
     for stage in ("collapse@lacoot", "prepare"):
         record_in_lock(stage, "other")
-        states.append(state("lacoot"))
+        states.append(state("lacoot", locked_stages()))
     Path("dvc.lock").unlink()  # the stages were run by hand
-    states.append(state("lacoot"))
+    states.append(state("lacoot", locked_stages()))
     write_variant("lacoot", p50=14.0)
     Path("dvc.lock").unlink()
     write_json(Path("metrics/plan/lacoot.json"), {"levels": []})
-    states.append(state("lacoot"))
+    states.append(state("lacoot", locked_stages()))
     assert len(set(states)) == len(states)
 
 
@@ -175,4 +176,4 @@ def test_missing_inputs_are_told(project: Path) -> None:
         read_runs(load_params())
     Path("dvc.lock").write_text("<<<<<<< HEAD\n\t: :")
     with pytest.raises(ArtifactError, match=r"dvc.lock is not valid YAML"):
-        state("dense")
+        state("dense", locked_stages())

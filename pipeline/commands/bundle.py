@@ -17,7 +17,8 @@ import sys
 
 from models.errors import ParamsError
 from pipeline.commands import DONE, FAILED
-from pipeline.comparison import SUMMARY, read_summary
+from pipeline.comparison import read_summary
+from pipeline.report import SUMMARY
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
