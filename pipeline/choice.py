@@ -7,7 +7,7 @@ the same network on the same backend.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.params import Choose
 
@@ -71,6 +71,19 @@ def choose(rows: Sequence[Row], limits: Choose) -> Choice:
     return Choice(chosen, reference, _why(chosen, reference, best, candidates, limits))
 
 
+def engine_accuracy_pct(row: Row, backend: str | None, split: Literal["val", "test"]) -> float:
+    """Return the accuracy of a row's engine; of its graph where that has not been run.
+
+    Args:
+        row: of reports/summary.json.
+        backend: the engine's; None: of the graph.
+        split: the images.
+    """
+    found: Mapping[str, float] | None = row["engine_accuracy_pct"].get(backend)
+    accuracy: float = row[f"{split}_accuracy_pct"] if found is None else found[split]
+    return accuracy
+
+
 def timed(rows: Iterable[Row]) -> list[Candidate]:
     """Return one candidate per row and backend that was timed, in the order of the rows."""
     return [
@@ -80,8 +93,8 @@ def timed(rows: Iterable[Row]) -> list[Candidate]:
             precision=row["precision"],
             backend=backend,
             removed=len(row["removed"]) + len(row["removed_in_training"]),
-            val_accuracy_pct=row["val_accuracy_pct"],
-            test_accuracy_pct=row["test_accuracy_pct"],
+            val_accuracy_pct=engine_accuracy_pct(row, backend, "val"),
+            test_accuracy_pct=engine_accuracy_pct(row, backend, "test"),
             latency_ms=latency["p50"],
         )
         for row in rows

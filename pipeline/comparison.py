@@ -7,7 +7,7 @@ from typing import Any
 
 from models.errors import ArtifactError, ParamsError, near_matches
 from pipeline.artifacts import read_json
-from pipeline.choice import compared_with, timed
+from pipeline.choice import compared_with, engine_accuracy_pct, timed
 from pipeline.report import SUMMARY, Row, front_of
 
 
@@ -96,12 +96,13 @@ def _front(rows: Sequence[Row], backend: str) -> list[int]:
     return front_of(
         [place for place, row in enumerate(rows) if backend in row["latency_ms"]],
         lambda place: rows[place]["latency_ms"][backend]["p50"],
-        lambda place: rows[place]["val_accuracy_pct"],
+        lambda place: engine_accuracy_pct(rows[place], backend, "val"),
     )
 
 
 def _entry(place: int, row: Row, backend: str | None, context: _Context) -> Entry:
     p50 = row["latency_ms"][backend]["p50"] if backend else None
+    val = engine_accuracy_pct(row, backend, "val")
     whole_ms = context.whole_ms.get(backend or "")
     whole_val = context.whole_val_pct
     return Entry(
@@ -110,9 +111,9 @@ def _entry(place: int, row: Row, backend: str | None, context: _Context) -> Entr
         precision=row["precision"],
         backend=backend,
         removed=len(row["removed"]) + len(row["removed_in_training"]),
-        val_accuracy_pct=row["val_accuracy_pct"],
-        lost_points=None if whole_val is None else round(whole_val - row["val_accuracy_pct"], 2),
-        test_accuracy_pct=row["test_accuracy_pct"],
+        val_accuracy_pct=val,
+        lost_points=None if whole_val is None else round(whole_val - val, 2),
+        test_accuracy_pct=engine_accuracy_pct(row, backend, "test"),
         p50_ms=p50,
         speedup=whole_ms / p50 if whole_ms and p50 else None,
         params=row["params"],

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.artifacts import replace_file
+from pipeline.choice import engine_accuracy_pct
 from pipeline.palette import COLORS
 from pipeline.report import Row, pareto_front
 
@@ -59,7 +60,7 @@ def _latency_panel(
     axes: Axes, rows: Sequence[Row], backend: str, precision: str, front: Sequence[Row]
 ) -> None:
     def point(row: Row) -> tuple[float, float]:
-        return row["latency_ms"][backend]["p50"], row["test_accuracy_pct"]
+        return row["latency_ms"][backend]["p50"], engine_accuracy_pct(row, backend, "test")
 
     label = "Pareto front, all precisions"
     x, y = zip(*map(point, front), strict=True)

@@ -15,6 +15,7 @@ from pipeline.artifacts import (
     metrics_path,
     read_json,
 )
+from pipeline.choice import engine_accuracy_pct
 from pipeline.dvc_stages import locked_stages
 from pipeline.params import PARAMS, Params
 from pipeline.repairs import ACCURACIES
@@ -147,8 +148,8 @@ def _metrics(row: Mapping[str, Any], facts: Facts, timed_on: str | None) -> dict
     level, precision = row["level"], row["precision"]
     verified, timed = (_at_level(facts[stage], level) for stage in ("verify", "benchmark"))
     decisive = {
-        "accuracy_test_pct": round(row["test_accuracy_pct"], 2),
-        "accuracy_val_pct": round(row["val_accuracy_pct"], 2),
+        "accuracy_test_pct": round(engine_accuracy_pct(row, timed_on, "test"), 2),
+        "accuracy_val_pct": round(engine_accuracy_pct(row, timed_on, "val"), 2),
         "latency_ms": row["latency_ms"][timed_on]["p50"] if timed_on else None,
         "macs": row["macs"],
         "params": row["params"],

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pipeline.artifacts import REPORTS
+from pipeline.choice import engine_accuracy_pct
 from pipeline.repairs import ACCURACIES, Level
 
 Metrics = Mapping[str, Any]  # one variant's metrics file of one stage
@@ -16,8 +17,9 @@ STAGES = ("heal", "collapse", "precision", "build", "verify", "benchmark")
 def summary_rows(variant: str, metrics: Mapping[str, Metrics]) -> list[Row]:
     """Return one row per level and precision of a variant, but for graphs that failed the ladder.
 
-    Accuracies are those of exactly the precision's ONNX bytes. Latencies are those at the largest
-    batch size, in ms; a backend that was not timed is absent.
+    Accuracies are those of exactly the precision's ONNX bytes; under `engine_accuracy_pct` those of
+    each engine that was run, since a backend may have an int8 graph of its own. Latencies are those
+    at the largest batch size, in ms; a backend that was not timed is absent.
 
     Args:
         variant: its name.
@@ -53,6 +55,7 @@ def _level_rows(
             "val_accuracy_pct": rungs[precision]["val_accuracy_pct"],
             **(_repairs(healed) if precision == "fp32" else {}),
             "test_accuracy_pct": rungs[precision]["test_accuracy_pct"],
+            "engine_accuracy_pct": _engine_accuracies(at["verify"]["rungs"], precision),
             "params": at["collapse"]["params"],
             "macs": at["collapse"]["macs"],
             "onnx_bytes": graph["bytes"],
@@ -74,6 +77,17 @@ def _level_rows(
     ]
 
 
+def _engine_accuracies(
+    rungs: Iterable[Mapping[str, Any]], precision: str
+) -> dict[str, dict[str, float]]:
+    """Return ``{backend: {"val": …, "test": …}}`` of the engines that passed."""
+    return {
+        rung["backend"]: {split: rung[f"{split}_accuracy_pct"] for split in ("val", "test")}
+        for rung in rungs
+        if (rung["rung"], rung["precision"], rung["status"]) == ("engine", precision, "passed")
+    }
+
+
 def _repairs(healed: Level) -> Row:
     """Return the accuracy of the PyTorch network without and with every repair, where measured."""
     accuracies = {key: healed[key] for key in ACCURACIES.values() if key in healed}
@@ -92,7 +106,9 @@ def pareto_front(rows: Sequence[Row], backend: str) -> list[Row]:
     """Return the rows that no other row beats in both test accuracy and p50 latency."""
     timed = [row for row in rows if backend in row["latency_ms"]]
     return front_of(
-        timed, lambda row: row["latency_ms"][backend]["p50"], lambda row: row["test_accuracy_pct"]
+        timed,
+        lambda row: row["latency_ms"][backend]["p50"],
+        lambda row: engine_accuracy_pct(row, backend, "test"),
     )
 
 

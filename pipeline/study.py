@@ -11,6 +11,7 @@ from typing import Any
 
 from models.errors import ArtifactError, BackendUnavailable, ParamsError
 from pipeline.artifacts import digest, metrics_path, read_json
+from pipeline.choice import engine_accuracy_pct
 from pipeline.failures import Failure
 from pipeline.grid import Settings
 from pipeline.new_variants import add_variants
@@ -152,7 +153,7 @@ def objectives(variant: str, params: Params) -> tuple[float, float]:
     metrics = {stage: read_json(metrics_path(stage, variant)) for stage in ("train", *STAGES)}
     backend, precision = params.choose.backend, params.bundle.precision
     timed = [
-        (row["val_accuracy_pct"], latency["p50"])
+        (engine_accuracy_pct(row, name, "val"), latency["p50"])
         for row in summary_rows(variant, metrics)
         if row["chosen"] and row["precision"] == precision
         for name, latency in row["latency_ms"].items()

@@ -146,7 +146,10 @@ def _repair_cells(row: Row) -> list[str]:
 
 
 def _measured(row: Row, kind: str) -> str:
-    accuracy = row.get(ACCURACIES[kind])
+    return _percent(row.get(ACCURACIES[kind]))
+
+
+def _percent(accuracy: float | None) -> str:
     return "–" if accuracy is None else f"{accuracy:.2f}"
 
 
@@ -185,15 +188,18 @@ def _p50(row: Row | None, backend: str) -> str:
 
 
 def _engine_table(rows: Sequence[Row]) -> str:
-    """Return a line per engine: its size, and the types of the weights that were found in it."""
-    header = ["variant", "level", "precision", "backend", "kB", "kB of weights, by type"]
+    """Return a line per engine: its accuracy where it was run, its size, its weights by type."""
+    header = ["variant", "level", "precision", "backend", "val %", "test %", "kB"]
+    header += ["kB of weights, by type"]
     lines = []
     for row in rows:
         for backend, size in row["engine_bytes"].items():
             held = row["engine_weight_bytes"][backend].items()
             weights = ", ".join(f"{kind} {count / 1e3:.0f}" for kind, count in held)
-            level, precision = str(row["level"]), row["precision"]
-            lines.append([row["variant"], level, precision, backend, f"{size / 1e3:.0f}", weights])
+            which = [row["variant"], str(row["level"]), row["precision"], backend]
+            accuracy = row["engine_accuracy_pct"].get(backend, {})
+            shown = [_percent(accuracy.get(split)) for split in ("val", "test")]
+            lines.append([*which, *shown, f"{size / 1e3:.0f}", weights])
     return _table(header, lines)
 
 
@@ -220,8 +226,8 @@ def _notes(metrics: Mapping[str, Mapping[str, Metrics]], timed: Sequence[str]) -
     versions = ", ".join(f"{name} {target['versions'][name]}" for name in timed) or "nothing timed"
     notes = [
         "Bold: the chosen level, the deepest within the allowed drop of validation accuracy. "
-        "Test accuracy is that of the ONNX file in each precision; where a backend has a graph of "
-        "its own (int8 on ONNX Runtime), `make bench` and `metrics/verify` have that one's, too.",
+        "Test accuracy is that of the ONNX file in each precision, among the engines that of what "
+        "was run: a backend may have a graph of its own (int8 on ONNX Runtime).",
         f"Latency: batch {max(protocol['batch_sizes'])}, {protocol['threads']} threads, "
         f"{protocol['rounds']} rounds × {protocol['repeats']} repeats, levels and precisions in "
         f"turn, on {devices}; {versions}. All batch sizes, intervals and blocks: `make bench`.",

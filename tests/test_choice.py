@@ -20,6 +20,7 @@ def row(variant: str, level: int, val: float, ms: float | None, **changes: Any) 
         "removed_in_training": [],
         "val_accuracy_pct": val,
         "test_accuracy_pct": val - 0.5,
+        "engine_accuracy_pct": {},
         "latency_ms": latency,
     } | changes
 
@@ -101,6 +102,13 @@ def test_test_accuracy_does_not_choose() -> None:
     choice = choose([DENSE, HALF, tempting], limits(ms=6.0))
     assert choice.chosen is not None
     assert choice.chosen.variant == "dense"
+
+
+def test_an_engine_with_a_graph_of_its_own_is_judged_by_that() -> None:
+    own = HALF | {"engine_accuracy_pct": {"onnxruntime": {"val": 85.0, "test": 84.0}}}
+    (engine,) = timed([own])
+    assert (engine.val_accuracy_pct, engine.test_accuracy_pct) == (85.0, 84.0)
+    assert level_of(choose([DENSE, own], limits(drop=1.0))) == 0
 
 
 some_rows = st.lists(

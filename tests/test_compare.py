@@ -43,6 +43,7 @@ def row(val: float, ms: float | None, precision: str = "fp32", level: int = 0) -
         "removed_in_training": [],
         "val_accuracy_pct": val,
         "test_accuracy_pct": 100.0 - val,  # so that it cannot be what decides
+        "engine_accuracy_pct": {},
         "params": 10,
         "macs": 20,
         "onnx_bytes": 30,

@@ -32,7 +32,8 @@ def test_the_results_are_those_of_the_committed_report() -> None:
         f"| {row['variant']} | {row['level'] + len(row['removed_in_training'])} "
         f"| {row['replacement'] if row['level'] else '–'} "
         f"| {row['params'] / 1e3:.0f} | {row['macs'] / 1e6:.2f} "
-        f"| {row['test_accuracy_pct']:.2f} | {quantised['test_accuracy_pct']:.2f} "
+        f"| {row['engine_accuracy_pct']['onnxruntime']['test']:.2f} "
+        f"| {quantised['engine_accuracy_pct']['onnxruntime']['test']:.2f} "
         f"| {row['latency_ms']['onnxruntime']['p50']:.2f} "
         f"| {quantised['latency_ms']['onnxruntime']['p50']:.2f} |"
         for key, row in shown["fp32"].items()

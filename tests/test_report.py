@@ -127,6 +127,7 @@ def test_a_row_per_level_and_precision_with_the_latency_at_the_largest_batch() -
         "val_accuracy_removed_pct": 91.0,
         "val_accuracy_bn_pct": 91.1,
         "test_accuracy_pct": 90.0,
+        "engine_accuracy_pct": {},  # none was run
         "params": 2000,
         "macs": 4_000_000,
         "onnx_bytes": 9000,
@@ -139,6 +140,17 @@ def test_a_row_per_level_and_precision_with_the_latency_at_the_largest_batch() -
     assert "val_accuracy_bn_pct" not in quantized  # nothing of the kind was measured
     assert second["chosen"]
     assert second["latency_ms"]["onnxruntime"]["p50"] == 1.0
+
+
+def test_an_engine_that_was_run_has_an_accuracy_of_its_own() -> None:
+    found = metrics()
+    rungs = found["verify"]["levels"][0]["rungs"]
+    ran = rungs[1] | {"rung": "engine", "backend": "onnxruntime", "val_accuracy_pct": 77.0}
+    rungs += [ran, ran | {"backend": "tensorrt_rtx", "status": "not run"}]
+    _, quantized, *_ = summary_rows("dense", found)
+    assert quantized["engine_accuracy_pct"] == {"onnxruntime": {"val": 77.0, "test": 89.5}}
+    shown = summary_markdown([quantized | {"chosen": True}], {"dense": found})
+    assert "| dense | 0 | int8 | onnxruntime | 77.00 | 89.50 |" in shown
 
 
 def test_blocks_that_went_in_training_are_named_too() -> None:
@@ -215,7 +227,7 @@ def test_the_tables_have_every_row_and_every_reason_once() -> None:
     assert "| dense | anneal | 0.5 | dense | 0 | 9000 | 12 | 2.50 |" in training
     assert "| dense | **1** | a | linear | 89.50 | 90.10 | 89.00 | 1 | 2.00 | 9 | 1.00 |" in depth
     assert "| dense | **1** | 89.00 | 88.50 | 1.00 | 1.00 | 9 | 9 |" in precision
-    assert "| dense | 1 | int8 | tensorrt_rtx | 10 | float16 4, float32 0 |" in engines
+    assert "| dense | 1 | int8 | tensorrt_rtx | – | – | 10 | float16 4, float32 0 |" in engines
     for part in (depth, precision, engines):
         table = [line for line in part if line.startswith("|")]
         assert len(table) == (6 if part is engines else 4)
@@ -227,7 +239,8 @@ def test_the_tables_have_every_row_and_every_reason_once() -> None:
 
 
 def row(accuracy: float, p50: float) -> dict:
-    return {"test_accuracy_pct": accuracy, "latency_ms": {"b": {"p50": p50}}}
+    latency = {"b": {"p50": p50}}
+    return {"test_accuracy_pct": accuracy, "engine_accuracy_pct": {}, "latency_ms": latency}
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), max_size=12))
