@@ -52,8 +52,8 @@ choose: setup ## which one to ship: make choose ARGS="--latency-ms 4 --max-drop 
 bench: setup ## time all that can run here: make bench ARGS="--min-accuracy 90 --batch 1 128"
 	@python -m stages.bench $(ARGS)
 
-bundle: setup ## make a bundle for a device: make bundle VARIANT=lacoot [LEVEL=5] [PRECISION=int8]
-	@python -m stages.bundle $(VARIANT) $(if $(LEVEL),--level $(LEVEL)) \
+bundle: setup ## make a bundle for a device: make bundle [VARIANT=lacoot [LEVEL=5] [PRECISION=int8]]
+	@python -m pipeline bundle $(VARIANT) $(if $(LEVEL),--level $(LEVEL)) \
 		$(if $(PRECISION),--precision $(PRECISION))
 
 test: setup ## run the tests

@@ -60,7 +60,10 @@ def prepared(params: Prepare, folder: Path) -> dict[str, Any]:
 
 @pytest.mark.fault("hostile name of a file or class")
 @pytest.mark.parametrize("name", HARMLESS)
-def test_a_strange_class_is_a_class(name: str, tmp_path: Path) -> None:
+def test_a_strange_class_is_a_class(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where a shell would write, if one took the name for a command
     manifest = prepared(write_images(tmp_path / "images", name, "other"), tmp_path / "out")
     assert manifest["classes"] == sorted([name, "other"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out"]

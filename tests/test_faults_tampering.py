@@ -79,7 +79,7 @@ def test_a_damaged_file_stops_the_stage_that_reads_it(
     project = base.copy(tmp_path / "project", stage)
     damage(project / file)
     ended = server.run(project, STAGES[stage].name, *STAGES[stage].arguments)
-    require_one_message(ended, stage, "")
+    require_one_message(ended, stage, Path(file).name)
     assert contents(project, stage) == {}
 
 
@@ -108,7 +108,7 @@ def test_a_damaged_graph_is_not_proven(
     for stage in ("build", "verify", "bundle"):
         ended = server.run(project, stage, VARIANT)
         if ended.code != 0:
-            require_one_message(ended, stage, "")
+            require_one_message(ended, stage, damaged.name)
             return
     path = project / f"metrics/verify/{VARIANT}.json"
     rungs = json.loads(path.read_text("utf-8"))["levels"][1]["rungs"]

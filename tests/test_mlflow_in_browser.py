@@ -67,7 +67,7 @@ class Page:
 
     def shot(self, name: str) -> None:
         if SCREENSHOTS:
-            screenshot(self.driver, Path(SCREENSHOTS, name))
+            screenshot(self.driver, ROOT / SCREENSHOTS / name)
 
 
 @pytest.fixture(scope="module")

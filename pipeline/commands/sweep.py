@@ -10,7 +10,7 @@ examples:
   python -m pipeline sweep lambda=0,1,5 seed=0,1,2 --dry-run     what would be added
   python -m pipeline sweep lambda=0,1,5 seed=0,1,2 -j 2          two at a time
   python -m pipeline sweep -j 2                                  what is left or failed
-  python -m pipeline sweep model=resnet18,resnet34 epochs=90 --slurm --partition gpu --gpus 1
+  python -m pipeline sweep model=resnet18,resnet34 'model.options={}' --slurm --gpus 1
   python -m pipeline sweep --optuna 20 -j 2                      let Optuna choose
   python -m pipeline sweep epochs=1,3 --optuna 20 --timeout 60   from these, for an hour
 
