@@ -1,17 +1,17 @@
 """Which engine to ship: the recommendation, over all variants, levels and precisions.
 
 Accuracies are on validation, so that test stays what it is for: to be reported once. What an engine
-loses is counted from the most accurate whole network in fp32, and how many times as fast it is from
-the same network on the same backend.
+loses is counted from the most accurate whole network in fp32, on whatever backend that was timed
+(where no variant is whole: from the most accurate network), and how many times as fast it is from
+the same network on the same backend, if it was timed there.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.params import Choose
-
-Row = Mapping[str, Any]  # of reports/summary.json
+from pipeline.rows import Row, blocks_out, engine_accuracy_pct
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Choice:
     """What is recommended, what it is compared with, and why it and nothing else."""
 
     chosen: Candidate | None  # None: nothing obeys the limits
-    reference: Candidate | None  # the whole network on the backend of `chosen`
+    reference: Candidate | None  # what it is compared with, if timed on the same backend
     reason: str  # one sentence
 
     def to_json(self) -> dict[str, Any]:
@@ -61,27 +61,15 @@ def choose(rows: Sequence[Row], limits: Choose) -> Choice:
     if not candidates:
         where = f" on backend {limits.backend!r}" if limits.backend else ""
         return Choice(None, None, f"nothing to recommend: no engine was timed{where}")
-    best = compared_with(candidates)
+    best = compared_with(rows)
     accurate = [c for c in candidates if _loss(c, best) <= _allowed(limits)]
     within = [c for c in accurate if c.latency_ms <= _budget(limits)]
     if not within:
         return Choice(None, None, _why_nothing(candidates, accurate, best, limits))
     chosen = min(within, key=_by_accuracy if limits.latency_budget_ms else _by_latency)
-    reference = _on_backend(best, candidates, chosen.backend)
+    on_backend = (c for c in candidates if c.backend == chosen.backend)
+    reference = next((c for c in on_backend if _is_of(c, best)), None)
     return Choice(chosen, reference, _why(chosen, reference, best, candidates, limits))
-
-
-def engine_accuracy_pct(row: Row, backend: str | None, split: Literal["val", "test"]) -> float:
-    """Return the accuracy of a row's engine; of its graph where that has not been run.
-
-    Args:
-        row: of reports/summary.json.
-        backend: the engine's; None: of the graph.
-        split: the images.
-    """
-    found: Mapping[str, float] | None = row["engine_accuracy_pct"].get(backend)
-    accuracy: float = row[f"{split}_accuracy_pct"] if found is None else found[split]
-    return accuracy
 
 
 def timed(rows: Iterable[Row]) -> list[Candidate]:
@@ -92,7 +80,7 @@ def timed(rows: Iterable[Row]) -> list[Candidate]:
             level=row["level"],
             precision=row["precision"],
             backend=backend,
-            removed=len(row["removed"]) + len(row["removed_in_training"]),
+            removed=len(blocks_out(row)),
             val_accuracy_pct=engine_accuracy_pct(row, backend, "val"),
             test_accuracy_pct=engine_accuracy_pct(row, backend, "test"),
             latency_ms=latency["p50"],
@@ -102,15 +90,29 @@ def timed(rows: Iterable[Row]) -> list[Candidate]:
     ]
 
 
-def compared_with(candidates: Sequence[Candidate]) -> Candidate:
-    """Return the most accurate whole network in fp32, or of all where no whole one was timed."""
-    whole = [c for c in candidates if not c.removed and c.precision == "fp32"]
-    return max(whole or candidates, key=lambda c: c.val_accuracy_pct)
+def compared_with(rows: Sequence[Row]) -> Row:
+    """Return the row of the most accurate whole network in fp32; where none is whole, of all.
+
+    One that was timed on some backend goes before those that were on none.
+    """
+    whole = [row for row in rows if not blocks_out(row) and row["precision"] == "fp32"]
+    of_timed = [row for row in whole if row["latency_ms"]]
+    return max(of_timed or whole or rows, key=lambda row: row["val_accuracy_pct"])
 
 
-def _loss(candidate: Candidate, best: Candidate) -> float:
-    """Return the points of validation accuracy lost to the reference; rounded as they are shown."""
-    return round(best.val_accuracy_pct - candidate.val_accuracy_pct, 2)
+def _is_of(candidate: Candidate, row: Row) -> bool:
+    """Tell whether an engine is of a row's graph."""
+    return (candidate.variant, candidate.level, candidate.precision) == (
+        row["variant"],
+        row["level"],
+        row["precision"],
+    )
+
+
+def _loss(candidate: Candidate, best: Row) -> float:
+    """Return the points of validation accuracy lost to `best`; rounded as they are shown."""
+    lost: float = best["val_accuracy_pct"] - candidate.val_accuracy_pct
+    return round(lost, 2)
 
 
 def _allowed(limits: Choose) -> float:
@@ -129,33 +131,26 @@ def _by_accuracy(candidate: Candidate) -> tuple[float, ...]:
     return -candidate.val_accuracy_pct, candidate.latency_ms, -candidate.removed
 
 
-def _on_backend(best: Candidate, candidates: Iterable[Candidate], backend: str) -> Candidate:
-    """Return the reference as it was timed on a backend, or as it is where it was not."""
-    key = (best.variant, best.level, best.precision, backend)
-    return next(
-        (c for c in candidates if (c.variant, c.level, c.precision, c.backend) == key), best
-    )
-
-
 def _why(
     chosen: Candidate,
-    reference: Candidate,
-    best: Candidate,
+    reference: Candidate | None,
+    best: Row,
     candidates: Sequence[Candidate],
     limits: Choose,
 ) -> str:
-    if chosen == reference:
-        gain = "the whole network itself"
-    else:
-        gain = (
-            f"{-_loss(chosen, best):+.2f} points against the whole {reference.variant}, "
-            f"{reference.latency_ms / chosen.latency_ms:.2f}× as fast"
-        )
+    what = f"{best['variant']} level {best['level']}, which is the most accurate"
+    if not blocks_out(best):
+        what = f"the whole {best['variant']}"
+    gain = f"{-_loss(chosen, best) + 0.0:+.2f} points against {what}"
+    if reference == chosen:
+        gain = f"{what} itself"
+    elif reference is not None:
+        gain += f", {reference.latency_ms / chosen.latency_ms:.2f}× as fast"
     return f"{chosen.label}: {gain}; {_why_not_further(chosen, best, candidates, limits)}"
 
 
 def _why_not_further(
-    chosen: Candidate, best: Candidate, candidates: Sequence[Candidate], limits: Choose
+    chosen: Candidate, best: Row, candidates: Sequence[Candidate], limits: Choose
 ) -> str:
     """Return what the next engine in the direction of the choice would cost."""
     if limits.latency_budget_ms is not None:
@@ -177,7 +172,7 @@ def _why_not_further(
 def _why_nothing(
     candidates: Sequence[Candidate],
     accurate: Sequence[Candidate],
-    best: Candidate,
+    best: Row,
     limits: Choose,
 ) -> str:
     if not accurate:

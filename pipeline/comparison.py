@@ -7,8 +7,9 @@ from typing import Any
 
 from models.errors import ArtifactError, ParamsError, near_matches
 from pipeline.artifacts import read_json
-from pipeline.choice import compared_with, engine_accuracy_pct, timed
+from pipeline.choice import compared_with, timed
 from pipeline.report import SUMMARY, Row, front_of
+from pipeline.rows import blocks_out, engine_accuracy_pct
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def read_summary() -> tuple[list[Row], Mapping[str, Any]]:
     """
     summary = read_json(SUMMARY)
     try:
+        for row in summary["rows"]:
+            engine_accuracy_pct(row, None, "val")  # what rows of earlier versions lack
         return list(summary["rows"]), dict(summary["recommendation"])
     except (KeyError, TypeError, ValueError) as e:
         raise ArtifactError(
@@ -71,22 +74,13 @@ def entries(rows: Sequence[Row], recommendation: Mapping[str, Any]) -> list[Entr
 
 
 def _context(rows: Sequence[Row], recommendation: Mapping[str, Any]) -> _Context:
-    candidates = timed(rows)
-    whole = compared_with(candidates) if candidates else None
+    whole = compared_with(rows) if rows else None
+    backends = dict.fromkeys(candidate.backend for candidate in timed(rows))
     chosen = recommendation["chosen"] or {}
     return _Context(
-        whole_val_pct=whole.val_accuracy_pct if whole else None,
-        whole_ms={
-            c.backend: c.latency_ms
-            for c in candidates
-            if whole
-            and (c.variant, c.level, c.precision) == (whole.variant, whole.level, whole.precision)
-        },
-        front=frozenset(
-            (backend, place)
-            for backend in dict.fromkeys(candidate.backend for candidate in candidates)
-            for place in _front(rows, backend)
-        ),
+        whole_val_pct=whole["val_accuracy_pct"] if whole else None,
+        whole_ms={name: p["p50"] for name, p in whole["latency_ms"].items()} if whole else {},
+        front=frozenset((name, place) for name in backends for place in _front(rows, name)),
         recommended=tuple(chosen.get(key) for key in ("variant", "level", "precision", "backend")),
     )
 
@@ -110,7 +104,7 @@ def _entry(place: int, row: Row, backend: str | None, context: _Context) -> Entr
         level=row["level"],
         precision=row["precision"],
         backend=backend,
-        removed=len(row["removed"]) + len(row["removed_in_training"]),
+        removed=len(blocks_out(row)),
         val_accuracy_pct=val,
         lost_points=None if whole_val is None else round(whole_val - val, 2),
         test_accuracy_pct=engine_accuracy_pct(row, backend, "test"),

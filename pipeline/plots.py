@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.artifacts import replace_file
-from pipeline.choice import engine_accuracy_pct
 from pipeline.palette import COLORS
 from pipeline.report import Row, pareto_front
+from pipeline.rows import blocks_out, engine_accuracy_pct
 
 mpl.use("Agg")
 
@@ -74,14 +74,9 @@ def _latency_panel(
             if row["chosen"]:
                 axes.plot(*point(row), "o", markersize=11, fillstyle="none", color=style["color"])
             if row["chosen"] or row in (own[0], own[-1]):  # those between are easily counted
-                _number(axes, point(row), _removed(row), style["color"])
+                _number(axes, point(row), len(blocks_out(row)), style["color"])
     axes.margins(x=0.1, y=0.1)
     axes.grid(alpha=0.25)
-
-
-def _removed(row: Row) -> int:
-    """Return how many blocks the network lacks, those that went while it trained included."""
-    return len(row["removed"]) + len(row["removed_in_training"])
 
 
 def _legend_below(figure: Figure) -> None:
@@ -117,7 +112,7 @@ def accuracy_against_removed(rows: Sequence[Row], path: Path) -> None:
     fp32 = [row for row in rows if row["precision"] == "fp32"]
     for name, own, style in _by_variant(fp32, named(rows)):
         axes.plot(
-            [_removed(row) for row in own],
+            [len(blocks_out(row)) for row in own],
             [row["test_accuracy_pct"] for row in own],
             label=name,
             **style,
@@ -162,14 +157,15 @@ def distance_over_training(
 def named(rows: Sequence[Row]) -> list[str]:
     """Return the variants that have a colour and a name of their own: all, up to `MANY`.
 
-    Of more it is those that most often stand on a Pareto front.
+    Of more it is those that most often stand on a Pareto front; the first where there is none.
     """
     variants = dict.fromkeys(row["variant"] for row in rows)
     if len(variants) <= MANY:
         return list(variants)
     backends = dict.fromkeys(name for row in rows for name in row["latency_ms"])
     fronts = (row["variant"] for backend in backends for row in pareto_front(rows, backend))
-    best = [variant for variant, _ in Counter(fronts).most_common(MANY)]
+    ranked = [variant for variant, _ in Counter(fronts).most_common(MANY)]
+    best = ranked or list(variants)[:MANY]
     return [variant for variant in variants if variant in best]
 
 

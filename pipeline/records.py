@@ -15,11 +15,11 @@ from pipeline.artifacts import (
     metrics_path,
     read_json,
 )
-from pipeline.choice import engine_accuracy_pct
 from pipeline.dvc_stages import locked_stages
 from pipeline.params import PARAMS, Params
 from pipeline.repairs import ACCURACIES
 from pipeline.report import SUMMARY
+from pipeline.rows import blocks_out, engine_accuracy_pct
 from pipeline.runs import Comparison, DataSet, TrackedRun, flat_numbers, flat_params
 
 STAGES = ("train", "score", "plan", "heal", "collapse", "precision", "build", "verify", "benchmark")
@@ -127,7 +127,7 @@ def _params(row: Mapping[str, Any], facts: Facts, timed_on: str | None) -> dict[
         "level": str(row["level"]),
         "precision": row["precision"],
         "backend": timed_on or "not timed",
-        "removed": ", ".join([*row["removed_in_training"], *row["removed"]]) or "none",
+        "removed": ", ".join(blocks_out(row)) or "none",
         "replacement": row["replacement"],
         "shipped": row["shipped"],
         "criterion": facts["plan"]["criterion"],
@@ -153,7 +153,7 @@ def _metrics(row: Mapping[str, Any], facts: Facts, timed_on: str | None) -> dict
         "latency_ms": row["latency_ms"][timed_on]["p50"] if timed_on else None,
         "macs": row["macs"],
         "params": row["params"],
-        "removed_blocks": len(row["removed"]) + len(row["removed_in_training"]),
+        "removed_blocks": len(blocks_out(row)),
         "size_bytes": row["engine_bytes"].get(timed_on, row["onnx_bytes"]),
         "train_seconds": facts["train"]["seconds"],
     }

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pipeline.artifacts import REPORTS
-from pipeline.choice import engine_accuracy_pct
 from pipeline.repairs import ACCURACIES, Level
+from pipeline.rows import engine_accuracy_pct
 
 Metrics = Mapping[str, Any]  # one variant's metrics file of one stage
 Row = dict[str, Any]

@@ -7,7 +7,7 @@ template; the page's policy lets no script run but its own and nothing be loaded
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ from pipeline.page.ladder import MARKS, ladders
 from pipeline.page.savings import savings
 from pipeline.page.strips import networks
 from pipeline.palette import css_color
-from pipeline.summary_tables import depth_table, not_measured, repair_table, training_table
+from pipeline.rows import Row, blocks_out
+from pipeline.summary_tables import depth_table, not_measured, repair_table, training_table, union
 
 Metrics = Mapping[str, Any]  # one variant's metrics file of one stage
-Row = Mapping[str, Any]  # of reports/summary.json
 
 TEMPLATES = Path(__file__).parent / "page" / "templates"
 
@@ -66,7 +66,7 @@ def report_page(
             css_color=css_color,
             heat_steps=STEPS,
             glyphs=glyphs(rows),
-            backends=_union(row["latency_ms"] for row in rows),
+            backends=union(row["latency_ms"] for row in rows),
             batch=_largest_batch(metrics),
             engine_plot=engine_plot(rows, choice),
             front=front_table(rows, choice),
@@ -123,7 +123,7 @@ def _blocks_out(rows: Sequence[Row], choice: Choice) -> list[str]:
         if choice.chosen is not None
         and (row["variant"], row["level"], row["precision"])
         == (choice.chosen.variant, choice.chosen.level, choice.chosen.precision)
-        for name in (*row["removed_in_training"], *row["removed"])
+        for name in blocks_out(row)
     ]
 
 
@@ -131,7 +131,3 @@ def _largest_batch(metrics: Mapping[str, Mapping[str, Metrics]]) -> int | None:
     """Return the batch size of the rows' latencies; None where there are none."""
     sizes = [max(own["benchmark"]["protocol"]["batch_sizes"]) for own in metrics.values()]
     return max(sizes, default=None)
-
-
-def _union(maps: Iterable[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for each in maps for name in each))

@@ -11,12 +11,12 @@ from typing import Any
 
 from models.errors import ArtifactError, BackendUnavailable, ParamsError
 from pipeline.artifacts import digest, metrics_path, read_json
-from pipeline.choice import engine_accuracy_pct
 from pipeline.failures import Failure
 from pipeline.grid import Settings
 from pipeline.new_variants import add_variants
 from pipeline.params import Params, load_params
 from pipeline.report import STAGES, summary_rows
+from pipeline.rows import engine_accuracy_pct
 from pipeline.variant_run import SWEEPS
 
 STORAGE = SWEEPS / "optuna.db"

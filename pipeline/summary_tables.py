@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.repairs import ACCURACIES, AS_PLANNED
+from pipeline.rows import Row, blocks_out_told
 
 Metrics = Mapping[str, Any]  # one variant's metrics file of one stage
-Row = Mapping[str, Any]
 Table = tuple[list[str], list[list[str]]]  # header and lines
 
 TAG = re.compile(r"<(?=[A-Za-z/!?])")  # where HTML begins; "0.1 < 0.97" stays readable
@@ -41,7 +41,7 @@ def summary_markdown(rows: Sequence[Row], metrics: Mapping[str, Mapping[str, Met
         _precision_table(shown),
         "## Engines of the chosen levels",
         _engine_table([row for row in rows if row["chosen"]]),
-        *_notes(metrics, _union(row["latency_ms"] for row in rows)),
+        *_notes(metrics, union(row["latency_ms"] for row in rows)),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -69,7 +69,7 @@ def failures_markdown(failures: Mapping[str, Mapping[str, str]]) -> str:
 
 def depth_table(rows: Sequence[Row]) -> Table:
     """Return the float32 rows: what a removed block costs and saves."""
-    timed = _union(row["latency_ms"] for row in rows)
+    timed = union(row["latency_ms"] for row in rows)
     header = [
         "variant",
         "level",
@@ -87,7 +87,7 @@ def _depth_cells(row: Row, timed: Sequence[str]) -> list[str]:
     return [
         row["variant"],
         _level(row),
-        _removed(row),
+        blocks_out_told(row) or "–",
         row["replacement"] if row["removed"] else "–",
         f"{row['val_accuracy_pct']:.2f}",
         _measured(row, "batch_norm"),
@@ -153,15 +153,10 @@ def _percent(accuracy: float | None) -> str:
     return "–" if accuracy is None else f"{accuracy:.2f}"
 
 
-def _removed(row: Row) -> str:
-    earlier = [f"{name} (in training)" for name in row["removed_in_training"]]
-    return ", ".join([*earlier, *row["removed"]]) or "–"
-
-
 def _precision_table(rows: Sequence[Row]) -> str:
     """Return a line per level with the accuracy, latency and size of every precision."""
     precisions = list(dict.fromkeys(row["precision"] for row in rows))
-    timed = _union(row["latency_ms"] for row in rows)
+    timed = union(row["latency_ms"] for row in rows)
     by_level: dict[tuple[str, int], dict[str, Row]] = {}
     for row in rows:
         by_level.setdefault((row["variant"], row["level"]), {})[row["precision"]] = row
@@ -214,7 +209,8 @@ def _text(value: str) -> str:
     return TAG.sub("&lt;", " ".join(value.split())).replace("|", "\\|")
 
 
-def _union(maps: Iterable[Mapping[str, Any]]) -> list[str]:
+def union(maps: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return every key of the maps once, in the order in which they come."""
     return list(dict.fromkeys(name for each in maps for name in each))
 
 

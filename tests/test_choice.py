@@ -97,6 +97,24 @@ def test_a_network_that_lost_blocks_in_training_is_no_reference() -> None:
     assert "+1.00 points" in choice.reason
 
 
+def test_what_was_not_timed_on_a_backend_is_compared_with_all_the_same() -> None:
+    elsewhere = {"tensorrt": {"p50": 0.4}}
+    deep = row("dense", 5, 85.5, None, latency_ms=elsewhere)
+    refused = choose([DENSE, deep], limits(drop=1.0, backend="tensorrt"))
+    assert refused.chosen is None
+    assert "dense level 5, fp32 on tensorrt, loses 5.50" in refused.reason
+    choice = choose([DENSE, deep], limits(drop=6.0, backend="tensorrt"))
+    assert choice.reference is None
+    assert choice.reason.startswith(
+        "dense level 5, fp32 on tensorrt: -5.50 points against the whole dense; nothing"
+    )
+
+
+def test_where_nothing_is_whole_it_is_not_called_so() -> None:
+    choice = choose([HALF, DEEP], limits(ms=6.0))
+    assert "dense level 2, which is the most accurate itself" in choice.reason
+
+
 def test_test_accuracy_does_not_choose() -> None:
     tempting = HALF | {"variant": "tempting", "test_accuracy_pct": 99.0, "val_accuracy_pct": 90.4}
     choice = choose([DENSE, HALF, tempting], limits(ms=6.0))
@@ -131,8 +149,9 @@ def test_the_choice_obeys_and_nothing_that_obeys_is_better(
     rows: list[dict[str, Any]], wanted: Choose
 ) -> None:
     choice = choose(rows, wanted)
-    whole = [c for c in timed(rows) if not c.removed] or timed(rows)
-    best = max((c.val_accuracy_pct for c in whole), default=0.0)
+    whole = [r for r in rows if not r["removed"]]
+    known = [r for r in whole if r["latency_ms"]] or whole or rows
+    best = max((r["val_accuracy_pct"] for r in known), default=0.0)
     obeying = [
         c
         for c in timed(rows)

@@ -92,7 +92,7 @@ def test_what_is_lost_and_gained_is_against_the_whole_network() -> None:
 
 def test_nothing_timed_is_no_reason_to_fail() -> None:
     (only,) = entries([row(90.0, None)], {"chosen": None})
-    assert (only.lost_points, only.front, only.recommended) == (None, False, False)
+    assert (only.lost_points, only.front, only.recommended) == (0.0, False, False)
 
 
 def test_the_table_has_the_fastest_first_and_says_why(reported: Path, capsys: Capture) -> None:

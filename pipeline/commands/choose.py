@@ -18,6 +18,7 @@ It ends with 3 where nothing obeys the limits, and says what comes closest.
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any, get_args
 
 from pipeline.choice import Candidate, Choice, choose
@@ -26,6 +27,7 @@ from pipeline.commands.arguments import limit, positive_limit
 from pipeline.comparison import read_summary
 from pipeline.params import Choose, load_params
 from pipeline.params_engines import Backend
+from pipeline.rows import Row, blocks_out_told
 
 KEYS = ("latency_budget_ms", "max_accuracy_drop_pct", "backend")  # of `choose` in params.yaml
 
@@ -56,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.quiet:
         print(choice.chosen.label)
     else:
-        _explain(choice, choice.chosen, _removed(rows, choice.chosen))
+        _explain(choice, choice.chosen, blocks_out_told(_row_of(rows, choice.chosen)))
     return NOTHING_FITS if choice.chosen is None else DONE
 
 
@@ -65,15 +67,15 @@ def _as_json(choice: Choice, limits: Choose) -> dict[str, Any]:
     return {**choice.to_json(), "limits": limits.model_dump(), "ship": ship}
 
 
-def _removed(rows: list[dict[str, Any]], chosen: Candidate) -> list[str]:
+def _row_of(rows: Sequence[Row], chosen: Candidate) -> Row:
     key = (chosen.variant, chosen.level, chosen.precision)
     [row] = (row for row in rows if (row["variant"], row["level"], row["precision"]) == key)
-    return [*(f"{name} (in training)" for name in row["removed_in_training"]), *row["removed"]]
+    return row
 
 
-def _explain(choice: Choice, chosen: Candidate, removed: list[str]) -> None:
+def _explain(choice: Choice, chosen: Candidate, removed: str) -> None:
     print(choice.reason)
-    print(f"  blocks out: {', '.join(removed) or 'none'}")
+    print(f"  blocks out: {removed or 'none'}")
     print(
         f"  validation {chosen.val_accuracy_pct:.2f} %, test {chosen.test_accuracy_pct:.2f} %, "
         f"p50 {chosen.latency_ms:.2f} ms at the largest batch size"

@@ -1,13 +1,11 @@
 """The plot of accuracy against the number of removed blocks, a line per variant."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from pipeline.page.scales import Axis, linear_axis
-
-Row = Mapping[str, Any]
+from pipeline.rows import Row, blocks_out
 
 
 @dataclass(frozen=True)
@@ -35,12 +33,12 @@ def depth_plot(rows: Sequence[Row]) -> DepthPlot | None:
     whole = [row for row in rows if row["precision"] == "fp32"]
     if not whole:
         return None
-    x = linear_axis((len(_out(row)) for row in whole), whole=True)
+    x = linear_axis((len(blocks_out(row)) for row in whole), whole=True)
     y = linear_axis(row["val_accuracy_pct"] for row in whole)
     points = [
         Depth(
             row["variant"],
-            x.at(len(_out(row))),
+            x.at(len(blocks_out(row))),
             100 - y.at(row["val_accuracy_pct"]),
             _text(row),
         )
@@ -48,10 +46,6 @@ def depth_plot(rows: Sequence[Row]) -> DepthPlot | None:
     ]
     lines = [(a, b) for a, b in pairwise(points) if a.variant == b.variant]
     return DepthPlot(points, lines, x, y)
-
-
-def _out(row: Row) -> list[str]:
-    return [*row["removed_in_training"], *row["removed"]]
 
 
 def _text(row: Row) -> str:
@@ -62,7 +56,7 @@ def _text(row: Row) -> str:
         "on test": row["test_accuracy_pct"],
     }
     measured = [f"{value:.2f} % {what}" for what, value in accuracies.items() if value is not None]
-    out = ", ".join(_out(row))
+    out = ", ".join(blocks_out(row))
     return "\n".join(
         [
             f"{row['variant']} level {row['level']}",

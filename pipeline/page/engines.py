@@ -3,16 +3,15 @@
 Accuracy is that on validation, on which the recommendation rests.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from pipeline.choice import Candidate, Choice, timed
 from pipeline.page.scales import Axis, linear_axis, ratio_axis
 from pipeline.report import front_of
+from pipeline.rows import Row, blocks_out
 
-Row = Mapping[str, Any]
 GLYPHS = ("circle", "diamond", "square", "triangle", "cross")  # one per precision, then again
 Segment = tuple[float, float, float, float]  # x1, y1, x2, y2 in percent, y from the top
 
@@ -104,7 +103,7 @@ def front_table(rows: Sequence[Row], choice: Choice) -> list[FrontLine]:
 
 
 def _text(engine: Candidate, row: Row, choice: Choice) -> str:
-    out = [*row["removed_in_training"], *row["removed"]]
+    out = blocks_out(row)
     lines = [
         engine.label,
         f"{engine.val_accuracy_pct:.2f} % on validation, {engine.test_accuracy_pct:.2f} % on test",
