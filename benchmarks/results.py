@@ -8,7 +8,8 @@ results; the text around is written by hand. tests/test_results.py holds the pag
 
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -200,11 +201,10 @@ def _accuracies(rows: Rows, depth: int) -> str:
 
 
 def _speed_up(task: str, rows: Rows, depth: int) -> str:
-    """Return how many times as fast the networks are; nothing where maps stand in for blocks."""
-    known = {"+".join(row["removed"]): row["speed_up"] for row in measured("latency", task)}
-    plain = [row for row in rows if "maps" not in row.get("way", "")]
-    sets = {"+".join(sorted(removed_at(row, depth))) for row in plain}
-    found = sorted(known[names] for names in sets if names in known)
+    """Return how many times as fast the networks are as the whole one."""
+    known = {Shape.of(row): row["speed_up"] for row in measured("latency", task)}
+    made = {shape_at(row, depth) for row in rows}
+    found = sorted(known[shape] for shape in made if shape in known)
     return _range([f"{value:.2f}" for value in found]) if found else "–"
 
 
@@ -213,10 +213,31 @@ def _range(values: Sequence[object]) -> str:
     return low if low == high else f"{low}–{high}"
 
 
-def removed_at(row: dict[str, Any], depth: int) -> list[str]:
-    """Return the blocks that a result of the strategies has out at a depth."""
-    removed: list[str] = row["order"][:depth] if "order" in row else row["removed"]
-    return removed
+@dataclass(frozen=True, order=True)
+class Shape:
+    """Which blocks a network lacks, and what stands in for them."""
+
+    removed: tuple[str, ...] = ()
+    replacement: str = "identity"
+
+    def __str__(self) -> str:
+        """Return the name under which its latency is kept."""
+        if not self.removed:
+            return "whole"
+        mapped = "" if self.replacement == "identity" else f", {self.replacement}"
+        return "+".join(self.removed) + mapped
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Shape":
+        """Return the shape that a result of the latencies is of."""
+        return cls(tuple(row["removed"]), row.get("replacement", "identity"))
+
+
+def shape_at(row: Mapping[str, Any], depth: int) -> Shape:
+    """Return the network that a training left with so many blocks out."""
+    removed = row["order"][:depth] if "order" in row else row["removed"]
+    mapped = "linear maps" in row.get("way", "") and "order" not in row
+    return Shape(tuple(sorted(removed)), "linear" if mapped else "identity")
 
 
 def half_and_all(task: str) -> tuple[int, int]:
