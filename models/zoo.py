@@ -196,7 +196,10 @@ def load(folder: Path) -> tuple[nn.Module, ModelSpec]:
         model.load_state_dict(state, strict=True)
     except FileNotFoundError as e:
         raise ArtifactError(f"{e.filename or folder} is missing; `dvc repro` makes it") from e
-    except (json.JSONDecodeError, TypeError, KeyError, SafetensorError, RuntimeError) as e:
+    except SafetensorError as e:
+        weights = folder / "weights.safetensors"
+        raise ArtifactError(f"{weights} is damaged ({e}); train it again") from e
+    except (json.JSONDecodeError, TypeError, KeyError, RuntimeError) as e:
         raise ArtifactError(f"{folder} holds no usable network ({e}); train it again") from e
     return model.eval(), spec
 

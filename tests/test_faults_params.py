@@ -116,7 +116,7 @@ def renamed(params: Any, rng: random.Random) -> Any:
     section = params
     for key in way:
         section = section[key]
-    new = rng.choice([f"{last}s", last[1:], last.upper(), 7, None, 1.5, True, (1, 2)])
+    new = rng.choice([f"{last}s", f"{last}"[1:], f"{last}".upper(), 7, None, 1.5, True, (1, 2)])
     section[new] = section.pop(last)
     return params
 

@@ -179,13 +179,12 @@ def write_triton(
 
 def copy_scripts(folder: Path, facts: Mapping[str, str]) -> None:
     """Copy what runs on the device, and its README with the facts filled in."""
-    shutil.copytree(
-        SCRIPTS,
-        folder,
-        dirs_exist_ok=True,
-        copy_function=shutil.copyfile,
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
+    # One by one: copytree hides what the file system answered in an error without its number.
+    for source in SCRIPTS.rglob("*"):
+        target = folder / source.relative_to(SCRIPTS)
+        if source.is_file() and "__pycache__" not in source.parts:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
     readme = Template((SCRIPTS / README).read_text(encoding="utf-8"))
     (folder / README).write_text(readme.substitute(facts), encoding="utf-8")
     for script in folder.glob(f"*{EXECUTABLE}"):
