@@ -1,7 +1,7 @@
-"""How long the report, `compare` and `choose` take with many variants, each a process of its own.
+"""How long the report, `compare`, `choose` and `track` take with many variants, each on its own.
 
 python -m benchmarks.scale                              100 variants of 10 levels in 4 precisions
-python -m benchmarks.scale --variants 10 --into ten   kept, to look at
+python -m benchmarks.scale --variants 10 --into ten   kept, to look at (benchmarks.scale_page does)
 
 The metrics are those of the committed variant `lacoot`, multiplied: levels are repeated, accuracies
 and latencies drawn around what was measured. They are well-formed and mean nothing.
@@ -31,6 +31,8 @@ COMMANDS = {
     "compare": ["pipeline", "compare"],
     "compare --csv": ["pipeline", "compare", "--csv"],
     "choose": ["pipeline", "choose", "--latency-ms", "4"],
+    "stages.track": ["stages.track"],  # warns: there is no engine to register
+    "stages.track, again": ["stages.track"],
 }
 
 
@@ -59,6 +61,7 @@ def seconds(command: list[str], folder: Path) -> tuple[float, float]:
         cwd=folder,
         env={"PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         check=True,
     )
     return time.perf_counter() - start, _children_cpu_s() - before
@@ -78,6 +81,7 @@ def write_project(folder: Path, variants: int, levels: int, seed: int = 0) -> No
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     (folder / "metrics").mkdir(exist_ok=True)
     shutil.copy(ROOT / "metrics" / "prepare.json", folder / "metrics")
+    shutil.copy(ROOT / "dvc.lock", folder)
     template = {stage: _read(stage) for stage in STAGES}
     rng = random.Random(seed)
     for name in names:

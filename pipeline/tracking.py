@@ -31,7 +31,7 @@ from pipeline.store import (
 )
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Metric, Param, Run
     from mlflow.tracking.client import MlflowClient
 
 # Read by MLflow, some only while it is imported. Left alone, it waits minutes for a server that
@@ -153,7 +153,8 @@ class _LiveRun:
             run = self.client.create_run(experiment_id, None, tags, variant)
         self.id = run.info.run_id
         known = run.data.params  # of a run that was killed before it had any: none
-        _log_params(self.client, self.id, {k: v for k, v in params.items() if k not in known})
+        new = {k: v for k, v in params.items() if k not in known}
+        self.client.log_batch(self.id, params=_params(new))
 
     def log(self, epoch: Mapping[str, Any]) -> None:
         step = int(epoch["epoch"])
@@ -169,8 +170,7 @@ def _write(client: "MlflowClient", experiment_id: str, run: TrackedRun) -> None:
 
     tags = {**run.tags, "shoal.group": run.group, "shoal.key": run.key}
     run_id = client.create_run(experiment_id, None, tags, run.name).info.run_id
-    _log_params(client, run_id, run.params)
-    client.log_batch(run_id, metrics=_metrics(run.metrics, 0))
+    client.log_batch(run_id, metrics=_metrics(run.metrics, 0), params=_params(run.params))
     source = json.dumps({"uri": run.data.source})
     profile = json.dumps(dict(run.data.profile))
     data = Dataset(run.data.name, run.data.digest, "local", source, profile=profile)
@@ -179,10 +179,10 @@ def _write(client: "MlflowClient", experiment_id: str, run: TrackedRun) -> None:
     client.set_terminated(run_id)
 
 
-def _log_params(client: "MlflowClient", run_id: str, params: Mapping[str, str]) -> None:
+def _params(values: Mapping[str, str]) -> list["Param"]:
     from mlflow.entities import Param
 
-    client.log_batch(run_id, params=[Param(key, value) for key, value in params.items()])
+    return [Param(key, value) for key, value in values.items()]
 
 
 def _metrics(values: Mapping[str, float], step: int) -> list["Metric"]:
