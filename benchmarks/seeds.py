@@ -4,9 +4,9 @@ Run after `dvc repro prepare`:
 
     python -m benchmarks.seeds 0 1 2
 
-Accuracies are those of the PyTorch network with nothing and with all removable blocks bypassed;
-they show the spread of a setting, and no setting should be chosen by them (docs/log.md tells where
-one was).
+Accuracies are those of the PyTorch network as trained and with all removable blocks bypassed; they
+show the spread of a setting, and no setting should be chosen by them (docs/log.md tells where one
+was).
 """
 
 import argparse
@@ -42,12 +42,12 @@ def main() -> None:
         for name, variant in params.variants.items()
     }
     with replace_file(TARGET) as temporary:
-        temporary.write_text(table(results, params.variants, seeds), encoding="utf-8")
+        temporary.write_text(table(results, seeds), encoding="utf-8")
     print(TARGET.read_text(encoding="utf-8"))
 
 
 def accuracies(variant: Variant, seed: int, images: data.Dataset) -> tuple[float, float]:
-    """Train once; return test % of the whole network and with all removable blocks out."""
+    """Train once; return test % as trained, and with all removable blocks out."""
     device = pick_device()
     torch.manual_seed(seed)
     model, spec, images = create_network(variant.model, images)
@@ -72,9 +72,7 @@ def accuracies(variant: Variant, seed: int, images: data.Dataset) -> tuple[float
     return test(model), test(bypass(model, [unit.name for unit in units]))
 
 
-def table(
-    results: dict[str, list[tuple[float, float]]], variants: dict[str, Variant], seeds: list[int]
-) -> str:
+def table(results: dict[str, list[tuple[float, float]]], seeds: list[int]) -> str:
     """Return the accuracies per seed and their mean ± standard deviation, as Markdown."""
     lines = [
         "# Spread over seeds",
@@ -83,13 +81,12 @@ def table(
         f"params.yaml, torch {torch.__version__}, {pick_device()}. Test accuracy in %, mean ± "
         "standard deviation, single seeds in brackets.",
         "",
-        "| variant | nothing removed | all removable blocks out |",
+        "| variant | as trained | all removable blocks out |",
         "| --- | --- | --- |",
     ]
     for name, measured in results.items():
-        whole, shallow = zip(*measured, strict=True)
-        penalty = variants[name].train.penalty.weight
-        lines.append(f"| {name} (λ = {penalty:g}) | {_spread(whole)} | {_spread(shallow)} |")
+        trained, shallow = zip(*measured, strict=True)
+        lines.append(f"| {name} | {_spread(trained)} | {_spread(shallow)} |")
     return "\n".join(lines) + "\n"
 
 
