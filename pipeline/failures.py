@@ -1,17 +1,22 @@
 """Variants that failed, as a sweep leaves them: metrics/failed.json, kept in git.
 
 A stage that failed leaves no metrics, so a failure stands until that stage has succeeded, however
-it was run again; that of a stage without metrics (`bundle`), until a sweep finds it done.
+it was run again; without metrics of its own, until the stage in `PROVEN_BY` has. That of `bundle`,
+the last stage, stands until a sweep finds it done.
 """
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from models.errors import ArtifactError
 from pipeline.artifacts import CACHE, METRICS, locked, metrics_path, read_json, write_json
 
 FAILED = METRICS / "failed.json"
 AFTER_REPORT = {"bundle"}  # where these fail, the numbers of the variant are whole
+# What has no metrics, and the stage with metrics that cannot succeed without it. Of a job that DVC
+# or Slurm ended, no one knows how far it was: the last stage with metrics was not done.
+PROVEN_BY = {"yardstick": "plan", "dvc": "benchmark", "slurm": "benchmark"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ def record(variant: str, failure: Failure | None) -> None:
     with locked(CACHE / FAILED.name):
         found = {name: told for name, told in read_failures().items() if name != variant}
         if failure is not None:
-            metrics_path(failure.stage, variant).unlink(missing_ok=True)
+            _proof(failure.stage, variant).unlink(missing_ok=True)
             found[variant] = failure
         write_json(FAILED, {name: asdict(found[name]) for name in sorted(found)})
 
@@ -58,8 +63,13 @@ def still_failed(variants: Iterable[str]) -> dict[str, Failure]:
     return {
         variant: found[variant]
         for variant in variants
-        if variant in found and not metrics_path(found[variant].stage, variant).exists()
+        if variant in found and not _proof(found[variant].stage, variant).exists()
     }
+
+
+def _proof(stage: str, variant: str) -> Path:
+    """Return the metrics that are there once the stage has succeeded after its failure."""
+    return metrics_path(PROVEN_BY.get(stage, stage), variant)
 
 
 def without_numbers(found: Mapping[str, Failure]) -> set[str]:

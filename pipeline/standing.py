@@ -67,11 +67,17 @@ def standing(stage: str, variant: str | None, told: Mapping[str, Told], run: boo
 
 
 def with_failure(found: Sequence[Standing], failure: Failure | None) -> list[Standing]:
-    """Mark the stage in which a variant failed, unless it has been run since."""
+    """Mark the stage in which a variant failed; the first to be run where that is no stage's name.
+
+    It is not marked where DVC knows it to be done, as `bundle` may be, which leaves no metrics.
+    """
+    left = [each.stage for each in found if each.state != UP_TO_DATE]
+    if failure is None or not left:
+        return list(found)
+    named = failure.stage in {each.stage for each in found}
+    where = failure.stage if named else left[0]
     return [
-        Standing(each.stage, FAILED, failure.reason)
-        if failure and each.stage == failure.stage and each.state != UP_TO_DATE
-        else each
+        Standing(where, FAILED, failure.reason) if each.stage == where in left else each
         for each in found
     ]
 

@@ -59,6 +59,21 @@ def test_a_failure_stands_until_its_stage_has_metrics() -> None:
     assert still_failed(["a"]) == {}
 
 
+@pytest.mark.parametrize(
+    ("stage", "proof"), [("yardstick", "plan"), ("dvc", "benchmark"), ("slurm", "benchmark")]
+)
+def test_a_failure_without_metrics_stands_until_a_later_stage_has_some(
+    stage: str, proof: str
+) -> None:
+    metrics = Path(f"metrics/{proof}/a.json")
+    write_json(metrics, {"from": "an earlier run"})
+    record("a", Failure(stage, "x"))
+    assert not metrics.exists()
+    assert set(still_failed(["a"])) == {"a"}
+    write_json(metrics, {})
+    assert still_failed(["a"]) == {}
+
+
 @pytest.mark.parametrize("content", ["[]", '{"a": 1}', '{"a": {"stage": "train"}}'])
 def test_a_damaged_record_is_named(content: str) -> None:
     FAILED.parent.mkdir()

@@ -134,9 +134,25 @@ def test_a_failure_stands_until_its_stage_has_run() -> None:
     failure = Failure("train", "the loss is NaN")
     (failed,) = with_failure([Standing("train", CHANGED)], failure)
     assert (failed.state, failed.why) == ("failed", "the loss is NaN")
-    for found in (Standing("train", UP_TO_DATE), Standing("score", CHANGED)):
-        assert with_failure([found], failure) == [found]
+    since = [Standing("train", UP_TO_DATE), Standing("score", CHANGED)]
+    assert with_failure(since, failure) == since
     assert with_failure([Standing("train", CHANGED)], None) == [Standing("train", CHANGED)]
+
+
+def test_a_failure_of_no_stage_is_of_the_first_that_is_left() -> None:
+    found = [Standing("train", UP_TO_DATE), Standing("score", CHANGED), Standing("plan", NEVER_RUN)]
+    failed = with_failure(found, Failure("slurm", "job 7, TIMEOUT"))
+    assert failed == [found[0], Standing("score", "failed", "job 7, TIMEOUT"), found[2]]
+    assert with_failure(found[:1], Failure("slurm", "x")) == found[:1]
+
+
+def test_of_a_variant_never_run_dvc_is_not_asked(
+    dvc_folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.commands.status.ask_dvc", lambda _: pytest.fail("it was"))
+    assert states(capsys, "dense") == {
+        "dense": [("train", NEVER_RUN, ""), ("score", NEVER_RUN, "")]
+    }
 
 
 def test_an_unknown_variant_is_named(dvc_folder: Path) -> None:

@@ -21,8 +21,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from pipeline.commands import DONE
-from pipeline.dvc_stages import described_stages, locked_stages
-from pipeline.failures import read_failures
+from pipeline.dvc_stages import described_stages, locked_stages, variant_stages
+from pipeline.failures import still_failed
 from pipeline.params import load_params
 from pipeline.standing import (
     CHANGED,
@@ -73,10 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def look(variants: Sequence[str], *, whole: bool) -> Found:
     """Return where the stages of these variants are; of the `whole` project also the others."""
-    described, locked, failures = described_stages(), locked_stages(), read_failures()
-    each = [name for name, stage in described.items() if "foreach" in stage]
-    targets = [] if whole else [f"{stage}@{variant}" for variant in variants for stage in each]
-    told = ask_dvc([name for name in targets if name in locked])
+    each, locked, failures = variant_stages(), locked_stages(), still_failed(variants)
+    own = [f"{stage}@{variant}" for variant in variants for stage in each]
+    ended = [name for name in own if name in locked]
+    told = ask_dvc([] if whole else ended) if whole or ended else {}  # of no target it tells all
     found = {
         variant: with_failure(
             [standing(stage, variant, told, f"{stage}@{variant}" in locked) for stage in each],
@@ -84,8 +84,10 @@ def look(variants: Sequence[str], *, whole: bool) -> Found:
         )
         for variant in variants
     }
-    shared = [standing(name, None, told, name in locked) for name in described if name not in each]
-    return {SHARED: shared, **found} if whole else found
+    if not whole:
+        return found
+    others = [name for name in described_stages() if name not in each]
+    return {SHARED: [standing(name, None, told, name in locked) for name in others], **found}
 
 
 def _as_json(found: Found) -> dict[str, list[dict[str, str]]]:
