@@ -1,17 +1,13 @@
 """Jobs on this machine, some at a time; whatever ends the wait for them ends them too."""
 
-import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from pipeline.failures import Failure
-from pipeline.variant_run import Job, run_job
-
-PATIENCE_S = 10.0  # between asking a process to end and making it
+from pipeline.variant_run import Job, end_groups, run_job, signal_group
 
 # What is called when a job has ended.
 Done = Callable[[Job, Failure | None], None]
@@ -30,28 +26,13 @@ class Processes:
         with self.guard:
             self.running.append(process)
             if self.ended:
-                _signal(process, signal.SIGTERM)
+                signal_group(process, signal.SIGTERM)
 
     def end(self) -> None:
         """Ask every group to end, and make those that do not."""
         with self.guard:
             self.ended = True
-            running = [process for process in self.running if process.poll() is None]
-            for process in running:
-                _signal(process, signal.SIGTERM)
-        deadline = time.monotonic() + PATIENCE_S
-        for process in running:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                _signal(process, signal.SIGKILL)
-
-
-def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return  # it ended by itself meanwhile
+        end_groups(self.running)
 
 
 def run_locally(

@@ -66,7 +66,7 @@ def waves(params: Params, variants: Iterable[str]) -> Iterator[list[str]]:
         ParamsError: variants wait for each other.
     """
     names = list(variants)
-    waiting = {name: _needs(params.variants[name], params).intersection(names) for name in names}
+    waiting = {name: needs(params.variants[name], params).keys() & set(names) for name in names}
     sorter = TopologicalSorter(waiting)
     try:
         sorter.prepare()
@@ -80,9 +80,9 @@ def waves(params: Params, variants: Iterable[str]) -> Iterator[list[str]]:
         sorter.done(*ready)
 
 
-def _needs(variant: Variant, params: Params) -> set[str]:
-    """Return the variants whose network or plan a variant is made from."""
+def needs(variant: Variant, params: Params) -> dict[str, str]:
+    """Return the variants that one is made from, and the stage that makes their network or plan."""
     teacher, removed = variant.train.distill.teacher, variant.train.strategy.remove
     plan = Path(removed.plan) if isinstance(removed, PlannedLevel) else None
-    by_plan = {other for other in params.variants if metrics_path("plan", other) == plan}
-    return by_plan | ({teacher} if teacher else set())
+    by_plan = {other: "plan" for other in params.variants if metrics_path("plan", other) == plan}
+    return ({teacher: "train"} if teacher else {}) | by_plan

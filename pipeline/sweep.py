@@ -16,12 +16,13 @@ from pipeline.dvc_stages import described_stages
 from pipeline.failures import Failure, read_failures, record
 from pipeline.local_jobs import Done, run_locally
 from pipeline.params import Params, Variant
-from pipeline.stage_order import Order, stage_order, waves
+from pipeline.stage_order import Order, needs, stage_order, waves
 from pipeline.standing import ask_dvc
 from pipeline.variant_run import SWEEPS, Job, log_path, run_job, variant_job
 
 TIMED = "benchmark"
 PLANNED = "plan"
+LEARNS = "train"  # reads networks and plans of other variants
 
 Runner = Callable[[Sequence[Job], Done], None]  # runs independent jobs, tells of each as it ends
 Tell = Callable[[str], None]
@@ -34,6 +35,7 @@ class Workers:
     together: Runner  # what may run side by side
     alone: Runner | None  # what is timed; None: every job has a machine of its own
     threads: int | None  # of each process that runs side by side
+    lock: int  # the file descriptor of `only_sweep`, which what runs on this machine holds too
 
 
 def local_workers(count: int, cores: int, lock: int) -> Workers:
@@ -42,12 +44,13 @@ def local_workers(count: int, cores: int, lock: int) -> Workers:
     Args:
         count: how many variants run side by side.
         cores: of this machine.
-        lock: the file descriptor of `only_sweep`, held as long as one of them lives.
+        lock: as `Workers` has it.
     """
     return Workers(
         together=partial(run_locally, workers=count, inherit=[lock]),
         alone=partial(run_locally, workers=1, inherit=[lock]),
         threads=None if count == 1 else max(1, cores // count),
+        lock=lock,
     )
 
 
@@ -71,7 +74,7 @@ def sweep(params: Params, names: Sequence[str], workers: Workers, tell: Tell) ->
         ShoalError: a stage that all variants need failed.
     """
     order = stage_order(described_stages())
-    run_for_all("shared", order.before)
+    run_for_all("shared", order.before, workers.lock)
     todo = unfinished(names)
     progress = _Progress(len(todo) * len(order.each), tell)
     done = [name for name in names if name not in todo]
@@ -83,24 +86,33 @@ def sweep(params: Params, names: Sequence[str], workers: Workers, tell: Tell) ->
     if todo:
         tell(f"running {len(todo)} variants; what they say is in {SWEEPS}/VARIANT.log")
     for wave in waves(params, todo):
-        _run_wave(params.variants, wave, order, workers, progress)
+        for name in wave:
+            if failure := in_vain(params, name, order.each, progress.failed):
+                progress.left_out(len(order.each), name, failure)
+        ready = [name for name in wave if name not in progress.failed]
+        if ready:
+            _run_wave(params.variants, ready, order, workers, progress)
     return progress.failed
 
 
-def report(tell: Tell) -> None:
+def report(tell: Tell, lock: int) -> None:
     """Run the stages over all variants: tables, plots, MLflow.
+
+    Args:
+        tell: is told what runs.
+        lock: as `Workers` has it.
 
     Raises:
         ShoalError: one of them failed.
     """
     order = stage_order(described_stages())
     tell(f"running {', '.join(order.after)}")
-    run_for_all("report", order.after)
+    run_for_all("report", order.after, lock)
 
 
-def run_for_all(name: str, stages: Sequence[str]) -> None:
+def run_for_all(name: str, stages: Sequence[str], lock: int) -> None:
     """Run stages that exist once, in this order."""
-    failure = run_job(Job(name, stages))
+    failure = run_job(Job(name, stages), inherit=[lock])
     if failure is not None:
         raise ShoalError(
             f"{failure.stage} failed: {failure.reason} (all it said: {log_path(name)})"
@@ -121,6 +133,17 @@ def side_by_side(each: Sequence[str], variant: Variant) -> int:
     """Return how many of a variant's stages come before the first that times something."""
     timed = {TIMED, PLANNED} if variant.plan.measures_latency else {TIMED}
     return next((at for at, stage in enumerate(each) if stage in timed), len(each))
+
+
+def in_vain(
+    params: Params, name: str, each: Sequence[str], failed: Mapping[str, Failure]
+) -> Failure | None:
+    """Return the failure of a variant whose teacher or plan is not made, as that has failed."""
+    for other, stage in needs(params.variants[name], params).items():
+        after = each[each.index(stage) + 1 :]
+        if other in failed and failed[other].stage not in after:
+            return Failure(LEARNS, f"waits for {other}, which failed")
+    return None
 
 
 def _run_wave(
@@ -161,9 +184,7 @@ class _Progress:
         name = job.name
         self.done[name] = self.done.get(name, 0) + len(job.targets)
         if failure is not None:
-            self.done[name] = stages
-            self.failed[name] = failure
-            record(name, failure)
+            self._failed(stages, name, failure)
             self.tell(f"{name} failed at {failure.stage}: {failure.reason} ({log_path(name)})")
         elif self.done[name] == stages:
             record(name, None)
@@ -172,6 +193,16 @@ class _Progress:
             f"{finished} of {variants} variants, {sum(self.done.values())} of {self.total} stages"
             f"{self._left()} ({name})"
         )
+
+    def left_out(self, stages: int, name: str, failure: Failure) -> None:
+        """Take in that a variant of so many stages cannot be run."""
+        self._failed(stages, name, failure)
+        self.tell(f"{name} is left out: it {failure.reason}")
+
+    def _failed(self, stages: int, name: str, failure: Failure) -> None:
+        self.done[name] = stages
+        self.failed[name] = failure
+        record(name, failure)
 
     def _left(self) -> str:
         """Return the time left if the other stages take as long as those that are done."""

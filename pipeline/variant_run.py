@@ -6,7 +6,9 @@ each stage: single stages of several variants run side by side.
 
 import os
 import re
+import signal
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from pipeline.failures import Failure
 
 SWEEPS = CACHE / "sweep"
 THREADS = "OMP_NUM_THREADS"
+PATIENCE_S = 10.0  # between asking a process to end and making it
 
 # What is called with a process as soon as it has started.
 Started = Callable[[subprocess.Popen[bytes]], None]
@@ -46,6 +49,8 @@ def run_job(
 ) -> Failure | None:
     """Run a job's stages, those that DVC knows to be done left out; None means success.
 
+    Whatever ends the wait for them, e.g. Ctrl-C, ends them too.
+
     Args:
         job: what to run. Its output is added to its log.
         started: is given the process, the leader of a group of its own.
@@ -64,11 +69,35 @@ def run_job(
             start_new_session=True,
             pass_fds=inherit,
         )
-        started(process)
-        code = process.wait()
+        try:
+            started(process)
+            code = process.wait()
+        finally:
+            end_groups([process])
     if code == 0:
         return None
     return explained(log.read_bytes()[begin:].decode(errors="replace"), code)
+
+
+def end_groups(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ask the groups of those that still run to end, and make those that do not."""
+    running = [process for process in processes if process.poll() is None]
+    for process in running:
+        signal_group(process, signal.SIGTERM)
+    deadline = time.monotonic() + PATIENCE_S
+    for process in running:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            signal_group(process, signal.SIGKILL)
+
+
+def signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Send a signal to a process and to all that it has started."""
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return  # it ended by itself meanwhile
 
 
 def _limits(threads: int | None) -> dict[str, str]:

@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 from models.errors import ParamsError
+from pipeline.failures import Failure
 from pipeline.params import Params, validate
 from pipeline.stage_order import stage_order, waves
-from pipeline.sweep import side_by_side
+from pipeline.sweep import in_vain, side_by_side
 
 ROOT = Path(__file__).parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -55,6 +56,28 @@ def test_who_learns_from_another_comes_later() -> None:
     made = params(planned=by_plan, taught=taught, dense={}, other={})
     assert list(waves(made, made.variants)) == [["dense", "other"], ["taught"], ["planned"]]
     assert list(waves(made, ["planned", "taught"])) == [["taught"], ["planned"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "stage", "waits"),
+    [
+        ("taught", "dense", "train", True),
+        ("taught", "dense", "slurm", True),
+        ("taught", "dense", "plan", False),
+        ("planned", "taught", "train", True),
+        ("planned", "taught", "plan", True),
+        ("planned", "taught", "benchmark", False),
+        ("planned", "dense", "train", False),
+    ],
+)
+def test_who_learns_from_one_that_failed_before_it_could_teach_waits_in_vain(
+    name: str, other: str, stage: str, waits: bool
+) -> None:
+    taught = {"train": {"distill": {"teacher": "dense"}}}
+    by_plan = {"train": {"strategy": {"remove": {"plan": "metrics/plan/taught.json", "level": 2}}}}
+    made = params(planned=by_plan, taught=taught, dense={})
+    found = in_vain(made, name, stage_order(STAGES).each, {other: Failure(stage, "x")})
+    assert found == (Failure("train", f"waits for {other}, which failed") if waits else None)
 
 
 def test_variants_that_wait_for_each_other_are_told() -> None:

@@ -72,6 +72,24 @@ def test_failures_of_variants_that_are_done_or_gone_are_forgotten(tmp_path: Path
     assert taken_runs(tmp_path) == []
 
 
+def test_who_learns_from_one_that_failed_is_left_out(tmp_path: Path) -> None:
+    write_toy_project(tmp_path, "other")
+    hot = {"dense": {"train": {"learning_rate": 7}}}
+    taught = {"student": {"train": {"distill": {"teacher": "dense"}, "learning_rate": 0.1}}}
+    edit_variants(tmp_path, lambda there: there.update(hot | taught))
+    done = run_sweep(tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    trained = [line for line in taken_runs(tmp_path) if "train" in line]
+    assert trained == ["train dense None", "train other None"]
+    reason = "waits for dense, which failed"
+    assert failed(tmp_path)["student"] == {"stage": "train", "reason": reason}
+    assert "student is left out: it waits for dense, which failed" in done.stdout.splitlines()
+
+    edit_variants(tmp_path, lambda there: there["dense"]["train"].update(learning_rate=1))
+    assert run_sweep(tmp_path).returncode == 0
+    assert failed(tmp_path) == {}
+
+
 def start(root: Path) -> subprocess.Popen:
     return subprocess.Popen(
         sweep_command("-j", "2"),
@@ -83,10 +101,10 @@ def start(root: Path) -> subprocess.Popen:
     )
 
 
-def wait_for_trainings(root: Path, process: subprocess.Popen, count: int) -> None:
+def wait_for(stage: str, root: Path, process: subprocess.Popen, count: int) -> None:
     deadline = time.monotonic() + 60
     runs = root / "runs.txt"
-    while not runs.exists() or runs.read_text().count("train") < count:
+    while not runs.exists() or runs.read_text().count(stage) < count:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -97,7 +115,7 @@ def test_a_sweep_that_is_stopped_or_killed_goes_on_where_it_was(tmp_path: Path) 
     hold = tmp_path / "hold"
     hold.touch()
     process = start(tmp_path)
-    wait_for_trainings(tmp_path, process, 2)
+    wait_for("train", tmp_path, process, 2)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (130, "stopped\n")
@@ -106,7 +124,7 @@ def test_a_sweep_that_is_stopped_or_killed_goes_on_where_it_was(tmp_path: Path) 
 
     taken_runs(tmp_path)
     process = start(tmp_path)
-    wait_for_trainings(tmp_path, process, 2)
+    wait_for("train", tmp_path, process, 2)
     process.kill()
     process.communicate()
     hold.unlink()  # what the killed sweep left running now ends
@@ -120,6 +138,36 @@ def test_a_sweep_that_is_stopped_or_killed_goes_on_where_it_was(tmp_path: Path) 
         "train other",
     ]
     assert failed(tmp_path) == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_stopped_in_what_all_need_leaves_nothing_running(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    write_toy_project(tmp_path, "dense")
+    (tmp_path / "hold-prepare").touch()
+    process = start(tmp_path)
+    wait_for("prepare", tmp_path, process, 1)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, "stopped\n")
+    assert not stages_left(tmp_path)
+
+
+def test_what_a_killed_sweep_left_of_what_all_need_is_waited_for(tmp_path: Path) -> None:
+    write_toy_project(tmp_path, "dense")
+    hold = tmp_path / "hold-prepare"
+    hold.touch()
+    process = start(tmp_path)
+    wait_for("prepare", tmp_path, process, 1)
+    process.kill()
+    process.communicate()
+    again = start(tmp_path)
+    assert again.stdout is not None
+    assert again.stdout.readline().startswith("waiting for another sweep, or for what a killed one")
+    hold.unlink()
+    _, errors = again.communicate(timeout=60)
+    assert (again.returncode, errors) == (0, "")
 
 
 def stages_left(root: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """A DVC project whose stages are a few lines: what is real is DVC, and whatever runs it.
 
 A stage of a variant adds a line to runs.txt. Training fails where the learning rate is 5 or more,
-and waits as long as a file `hold` is there.
+and waits as long as a file `hold` is there; `prepare`, a file `hold-prepare`.
 """
 
 import os
@@ -47,6 +47,8 @@ stage, *variant = sys.argv[1:]
 name = variant[0] if variant else ""
 with Path("runs.txt").open("a") as runs:
     runs.write(f"{stage} {name} {os.environ.get('OMP_NUM_THREADS')}".strip() + "\\n")
+while stage == "prepare" and Path("hold-prepare").exists():
+    time.sleep(0.02)
 if stage == "train":
     while Path("hold").exists():
         time.sleep(0.02)

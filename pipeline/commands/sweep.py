@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
                 tell(f"{PARAMS}: {len(added.new)} variants added, {len(added.present)} were there")
         params = load_params()
         failed = sweep(params, list(params.variants), workers, tell)
-        report(tell)
+        report(tell, lock)
     for name, failure in failed.items():
         print(f"failed: {name} in {failure.stage}: {failure.reason}")
     tell("next: python -m pipeline compare")
@@ -116,7 +116,9 @@ def _workers(arguments: argparse.Namespace, lock: int) -> Workers:
         gpus=arguments.gpus,
         memory_gb=arguments.memory_gb,
     )
-    return Workers(partial(run_on_slurm, request=request), alone=None, threads=arguments.cpus)
+    return Workers(
+        partial(run_on_slurm, request=request), alone=None, threads=arguments.cpus, lock=lock
+    )
 
 
 def _optimise(
