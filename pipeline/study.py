@@ -29,6 +29,7 @@ AXES: Mapping[str, Sequence[Any]] = {
 }
 
 Run = Callable[[Params, Sequence[str]], Mapping[str, Failure]]  # variants; what failed of them
+Tell = Callable[[str], None]
 
 
 def require_optuna() -> None:
@@ -42,6 +43,7 @@ def require_optuna() -> None:
 def search(
     axes: Mapping[str, Sequence[Any]],
     run: Run,
+    tell: Tell,
     *,
     trials: int,
     at_once: int,
@@ -53,6 +55,7 @@ def search(
         axes: ``{path of a key: values}`` to choose from, laid over `AXES`; λ is drawn from
             `LAMBDA_RANGE` where it is not among them.
         run: brings variants up to date.
+        tell: is told of a trial that ran and has no values; it fails, and the study goes on.
         trials: how many the study is to have, those of earlier runs included.
         at_once: how many are chosen and run together.
         timeout_s: after so long none is begun.
@@ -74,7 +77,7 @@ def search(
         params = load_params()
         failed = run(params, list(names.values()))
         for number, name in names.items():
-            _tell(study, number, None if name in failed else objectives(name, params))
+            _conclude(study, number, None if name in failed else _values(name, params, tell))
     return front(study)
 
 
@@ -133,7 +136,15 @@ def _settings(drawn: Mapping[str, Any]) -> Settings:
     return {path: float(f"{x:.3g}") if path == LAMBDA else x for path, x in drawn.items()}
 
 
-def _tell(study: Any, number: int, values: tuple[float, float] | None) -> None:
+def _values(variant: str, params: Params, tell: Tell) -> tuple[float, float] | None:
+    try:
+        return objectives(variant, params)
+    except ArtifactError as e:
+        tell(f"no values for the study: {e}")
+        return None
+
+
+def _conclude(study: Any, number: int, values: tuple[float, float] | None) -> None:
     from optuna.trial import TrialState
 
     if values is None:

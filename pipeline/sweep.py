@@ -6,13 +6,14 @@ Stages that time engines run alone: what runs beside them would be in their numb
 
 import fcntl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 from models.errors import ShoalError
 from pipeline.dvc_stages import described_stages
+from pipeline.engines.machine import cuda_devices
 from pipeline.failures import Failure, read_failures, record
 from pipeline.local_jobs import Done, run_locally
 from pipeline.params import Params, Variant
@@ -22,6 +23,7 @@ from pipeline.variant_run import SWEEPS, Job, log_path, run_job, variant_job
 
 TIMED = "benchmark"
 PLANNED = "plan"
+BUILT = "build"
 LEARNS = "train"  # reads networks and plans of other variants
 
 Runner = Callable[[Sequence[Job], Done], None]  # runs independent jobs, tells of each as it ends
@@ -91,7 +93,7 @@ def sweep(params: Params, names: Sequence[str], workers: Workers, tell: Tell) ->
                 progress.left_out(len(order.each), name, failure)
         ready = [name for name in wave if name not in progress.failed]
         if ready:
-            _run_wave(params.variants, ready, order, workers, progress)
+            _run_wave(params, ready, order, workers, progress)
     return progress.failed
 
 
@@ -129,9 +131,18 @@ def unfinished(names: Sequence[str]) -> list[str]:
     return [name for name in names if name in stale]
 
 
-def side_by_side(each: Sequence[str], variant: Variant) -> int:
+def timed_stages(params: Params, variant: Variant) -> set[str]:
+    """Return the stages of a variant that time something; TensorRT times kernels to choose them."""
+    timed = {TIMED}
+    if variant.plan.measures_latency:
+        timed.add(PLANNED)
+    if "tensorrt" in params.build.backends and cuda_devices():
+        timed.add(BUILT)
+    return timed
+
+
+def side_by_side(each: Sequence[str], timed: Container[str]) -> int:
     """Return how many of a variant's stages come before the first that times something."""
-    timed = {TIMED, PLANNED} if variant.plan.measures_latency else {TIMED}
     return next((at for at, stage in enumerate(each) if stage in timed), len(each))
 
 
@@ -147,7 +158,7 @@ def in_vain(
 
 
 def _run_wave(
-    variants: Mapping[str, Variant],
+    params: Params,
     wave: Sequence[str],
     order: Order,
     workers: Workers,
@@ -155,7 +166,7 @@ def _run_wave(
 ) -> None:
     """Run variants that do not wait for each other."""
     each = order.each
-    cuts = {name: side_by_side(each, variants[name]) for name in wave}
+    cuts = {name: side_by_side(each, timed_stages(params, params.variants[name])) for name in wave}
     if workers.alone is None:
         cuts = dict.fromkeys(wave, len(each))
     first = [variant_job(name, each[: cuts[name]], workers.threads) for name in wave]

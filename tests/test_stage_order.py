@@ -6,10 +6,11 @@ import pytest
 import yaml
 
 from models.errors import ParamsError
+from pipeline.engines.machine import CudaDevice
 from pipeline.failures import Failure
 from pipeline.params import Params, validate
 from pipeline.stage_order import stage_order, waves
-from pipeline.sweep import in_vain, side_by_side
+from pipeline.sweep import in_vain, side_by_side, timed_stages
 
 ROOT = Path(__file__).parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -42,12 +43,23 @@ def test_the_stages_of_the_project() -> None:
         assert each.index(earlier) < each.index(later)
 
 
-def test_what_is_timed_runs_alone_with_all_that_follows() -> None:
+def test_what_is_timed_runs_alone_with_all_that_follows(monkeypatch: pytest.MonkeyPatch) -> None:
     each = stage_order(STAGES).each
     by_latency = {"plan": {"search": "latency_aware", "latency_budget_ms": 5.0}}
     made = params(dense={}, fast=by_latency)
-    assert each[side_by_side(each, made.variants["dense"]) :] == ["benchmark", "bundle"]
-    assert each[side_by_side(each, made.variants["fast"])] == "plan"
+
+    def alone(name: str, params: Params = made) -> list[str]:
+        return each[side_by_side(each, timed_stages(params, params.variants[name])) :]
+
+    monkeypatch.setattr("pipeline.sweep.cuda_devices", list)
+    assert alone("dense") == ["benchmark", "bundle"]
+    assert alone("fast")[0] == "plan"
+    gpu = CudaDevice("a GPU", "8.6", 1)
+    monkeypatch.setattr("pipeline.sweep.cuda_devices", lambda: [gpu])
+    assert "tensorrt" in made.build.backends
+    assert alone("dense") == ["build", "verify", "benchmark", "bundle"]
+    build = made.build.model_copy(update={"backends": ["onnxruntime", "tensorrt_rtx"]})
+    assert alone("dense", made.model_copy(update={"build": build})) == ["benchmark", "bundle"]
 
 
 def test_who_learns_from_another_comes_later() -> None:

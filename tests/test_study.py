@@ -48,8 +48,10 @@ def write_metrics(variant: str, val_pct: float, p50_ms: float, **timed: float) -
 class Runs:
     """Stands for the sweep: a smaller λ is more accurate and slower, `power` is better in both."""
 
-    def __init__(self, fail: Sequence[int] = (), stop_after: int = 99) -> None:
-        self.fail, self.left = fail, stop_after
+    def __init__(
+        self, fail: Sequence[int] = (), untimed: Sequence[int] = (), stop_after: int = 99
+    ) -> None:
+        self.fail, self.untimed, self.left = fail, untimed, stop_after
         self.batches: list[list[str]] = []
 
     def __call__(self, params: Params, names: Sequence[str]) -> Mapping[str, Failure]:
@@ -59,7 +61,11 @@ class Runs:
             penalty = params.variants[name].train.penalty
             better = penalty.estimator == "power"
             write_metrics(name, 90 - penalty.weight + better, 20 - penalty.weight - better)
-            if int(name.rpartition("-")[2]) in self.fail:
+            number = int(name.rpartition("-")[2])
+            if number in self.untimed:
+                content = {"levels": [{"latency_ms": {}}]}
+                write_json(Path(f"metrics/benchmark/{name}.json"), content)
+            if number in self.fail:
                 failed[name] = Failure("train", "x")
         self.left -= 1
         if not self.left:
@@ -80,7 +86,7 @@ AXES_OF_SEARCH = {
 
 def test_trials_are_variants_and_the_front_is_of_those_not_beaten() -> None:
     runs = Runs(fail=[3])
-    lines = search(AXES_OF_SEARCH, runs, trials=8, at_once=3)
+    lines = search(AXES_OF_SEARCH, runs, print, trials=8, at_once=3)
     assert [len(batch) for batch in runs.batches] == [3, 3, 2]
     params = load_params()
     names = [name for batch in runs.batches for name in batch]
@@ -102,32 +108,42 @@ def test_trials_are_variants_and_the_front_is_of_those_not_beaten() -> None:
         assert 0.1 <= variant.train.penalty.weight <= 10
 
 
+def test_a_trial_that_was_not_timed_fails_and_the_study_goes_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    runs = Runs(untimed=[0])
+    search(AXES_OF_SEARCH, runs, print, trials=3, at_once=2)
+    assert [trial.state.name for trial in trials()] == ["FAIL", "COMPLETE", "COMPLETE"]
+    name = runs.batches[0][0]
+    assert f"no values for the study: {name} was not timed in fp32" in capsys.readouterr().out
+
+
 def test_a_study_that_was_stopped_goes_on_with_the_trials_it_had_begun() -> None:
     with pytest.raises(KeyboardInterrupt):
-        search(AXES_OF_SEARCH, Runs(stop_after=2), trials=6, at_once=2)
+        search(AXES_OF_SEARCH, Runs(stop_after=2), print, trials=6, at_once=2)
     runs = Runs()
-    search(AXES_OF_SEARCH, runs, trials=6, at_once=2)
+    search(AXES_OF_SEARCH, runs, print, trials=6, at_once=2)
     assert [[name[-1] for name in batch] for batch in runs.batches] == [["2", "3"], ["4", "5"]]
     again = Runs()
-    search(AXES_OF_SEARCH, again, trials=6, at_once=2)
+    search(AXES_OF_SEARCH, again, print, trials=6, at_once=2)
     assert again.batches == []
     assert len({repr(trial.params) for trial in trials()}) == 6
     assert {trial.state.name for trial in trials()} == {"COMPLETE"}
 
 
 def test_other_parameters_are_another_study() -> None:
-    search(AXES_OF_SEARCH, Runs(), trials=1, at_once=1)
+    search(AXES_OF_SEARCH, Runs(), print, trials=1, at_once=1)
     raw = yaml.safe_load(Path("params.yaml").read_text())
     raw["train"]["epochs"] = 3
     Path("params.yaml").write_text(yaml.safe_dump(raw))
     runs = Runs()
-    search(AXES_OF_SEARCH, runs, trials=1, at_once=1)
+    search(AXES_OF_SEARCH, runs, print, trials=1, at_once=1)
     assert len(runs.batches) == 1
 
 
 def test_time_that_is_over_begins_no_trial() -> None:
     runs = Runs()
-    assert len(search(AXES_OF_SEARCH, runs, trials=9, at_once=1, timeout_s=0.0)) == 2
+    assert len(search(AXES_OF_SEARCH, runs, print, trials=9, at_once=1, timeout_s=0.0)) == 2
     assert runs.batches == []
 
 
@@ -151,4 +167,4 @@ def test_objectives_are_of_validation_and_the_fastest_or_chosen_backend() -> Non
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(BackendUnavailable, match=r"optuna is not installed .*'\.\[sweep\]'"):
-        search(AXES_OF_SEARCH, Runs(), trials=1, at_once=1)
+        search(AXES_OF_SEARCH, Runs(), print, trials=1, at_once=1)

@@ -90,6 +90,17 @@ def test_who_learns_from_one_that_failed_is_left_out(tmp_path: Path) -> None:
     assert failed(tmp_path) == {}
 
 
+def test_a_trial_that_fails_is_run_once(tmp_path: Path) -> None:
+    write_toy_project(tmp_path, "dense")
+    done = run_sweep(tmp_path, "learning_rate=7", "--optuna", "1")
+    assert (done.returncode, done.stderr) == (1, "")
+    runs = taken_runs(tmp_path)
+    (trial,) = failed(tmp_path)
+    assert runs.count(f"train {trial} None") == 1
+    assert "benchmark dense None" in runs
+    assert f"failed: {trial} in train: the loss is nan in epoch 1" in done.stdout.splitlines()
+
+
 def start(root: Path) -> subprocess.Popen:
     return subprocess.Popen(
         sweep_command("-j", "2"),

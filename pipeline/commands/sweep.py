@@ -20,6 +20,7 @@ It ends with 1 where a variant failed.
 import argparse
 import math
 import signal
+from collections.abc import Sequence
 from functools import partial
 
 import yaml
@@ -28,9 +29,10 @@ from models.errors import ParamsError
 from pipeline.commands import DONE, FAILED
 from pipeline.commands.arguments import count, positive
 from pipeline.engines.machine import usable_cores
+from pipeline.failures import Failure
 from pipeline.grid import Settings, nested, parse_grid, points
 from pipeline.new_variants import add_variants, named
-from pipeline.params import PARAMS, load_params
+from pipeline.params import PARAMS, Params, load_params
 from pipeline.slurm import Request, require_submitit, run_on_slurm
 from pipeline.sweep import Tell, Workers, local_workers, only_sweep, report, sweep
 
@@ -81,14 +83,16 @@ def run(arguments: argparse.Namespace) -> int:
     tell: Tell = (lambda _: None) if arguments.quiet else partial(print, flush=True)
     with only_sweep(tell) as lock:
         workers = _workers(arguments, lock)
+        failed: dict[str, Failure] = {}
         if arguments.optuna is not None:
-            _optimise(arguments, axes, workers, tell)
+            failed |= _optimise(arguments, axes, workers, tell)
         else:
             added = add_variants(named(points(axes)))
             if axes:
                 tell(f"{PARAMS}: {len(added.new)} variants added, {len(added.present)} were there")
         params = load_params()
-        failed = sweep(params, list(params.variants), workers, tell)
+        rest = [name for name in params.variants if name not in failed]
+        failed |= sweep(params, rest, workers, tell)
         report(tell, lock)
     for name, failure in failed.items():
         print(f"failed: {name} in {failure.stage}: {failure.reason}")
@@ -126,14 +130,24 @@ def _optimise(
     axes: dict[str, list[object]],
     workers: Workers,
     tell: Tell,
-) -> None:
+) -> dict[str, Failure]:
+    """Bring the study to its trials, print its front, and return the trials that failed."""
     from pipeline.study import search
+
+    failed: dict[str, Failure] = {}
+
+    def run_trials(params: Params, names: Sequence[str]) -> dict[str, Failure]:
+        found = sweep(params, names, workers, tell)
+        failed.update(found)
+        return found
 
     lines = search(
         axes,
-        lambda params, names: sweep(params, names, workers, tell),
+        run_trials,
+        tell,
         trials=arguments.optuna,
         at_once=max(1, arguments.jobs),
         timeout_s=None if arguments.timeout is None else 60 * arguments.timeout,
     )
     print("\n".join(lines))
+    return failed
