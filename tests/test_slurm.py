@@ -1,11 +1,15 @@
 """What is sent to Slurm, read from the script that `sbatch` is given."""
 
+import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from models.errors import BackendUnavailable
+from pipeline.__main__ import main
+from pipeline.commands.sweep import add_arguments, workers_of
 from pipeline.failures import Failure
 from pipeline.slurm import Request, run_on_slurm, submit
 from pipeline.variant_run import Job
@@ -47,6 +51,35 @@ def test_the_script_asks_for_what_was_asked(slurm: Path) -> None:
         "--job-name=shoal",
     ):
         assert f"#SBATCH {option}\n" in script
+
+
+def test_the_command_line_says_what_is_asked_and_how_many_run_at_once() -> None:
+    def request(*words: str) -> Request:
+        parser = argparse.ArgumentParser()
+        add_arguments(parser)
+        workers = workers_of(parser.parse_args([*words, "--slurm"]), 0)
+        assert isinstance(workers.together, partial)
+        asked: Request = workers.together.keywords["request"]
+        assert workers.threads == asked.cpus
+        return asked
+
+    assert request() == Request()
+    assert request("-j", "3", "--cpus", "8", "--hours", "2", "--memory-gb", "32") == Request(
+        at_once=3, cpus=8, hours=2, memory_gb=32
+    )
+
+
+@pytest.mark.parametrize("words", [["--cpus", "2"], ["--gpus", "0"], ["--memory-gb", "1"]])
+def test_what_is_of_slurm_is_refused_without_it(words: list[str]) -> None:
+    with pytest.raises(SystemExit, match=f"only with --slurm: {words[0]}; add --slurm, or leave out"):
+        main(["sweep", *words])
+
+
+@pytest.mark.parametrize("words", [["--cpus", "0", "--slurm"], ["-j", "0"]])
+def test_no_job_has_no_cores(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["sweep", *words])
+    assert "0 is too small; at least 1" in capsys.readouterr().err
 
 
 def test_what_is_not_asked_for_is_left_to_the_cluster(slurm: Path) -> None:

@@ -10,6 +10,14 @@ def count(text: str) -> int:
     return int(text)
 
 
+def one_or_more(text: str) -> int:
+    """Return a whole number, 1 or more."""
+    value = count(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("0 is too small; at least 1")
+    return value
+
+
 def positive(text: str) -> float:
     """Return a number above 0."""
     value = positive_limit(text)

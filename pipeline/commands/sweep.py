@@ -22,12 +22,13 @@ import math
 import signal
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import yaml
 
 from models.errors import ParamsError
 from pipeline.commands import DONE, FAILED
-from pipeline.commands.arguments import count, positive
+from pipeline.commands.arguments import count, one_or_more, positive
 from pipeline.engines.machine import usable_cores
 from pipeline.failures import Failure
 from pipeline.grid import Settings, nested, parse_grid, points
@@ -43,10 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the variants, do nothing")
     parser.add_argument(
         *("-j", "--jobs"),
-        type=count,
-        default=1,
+        type=one_or_more,
         metavar="N",
-        help="variants at a time (default: 1)",
+        help="variants at a time (default: 1; jobs of Slurm: what it runs)",
     )
     optuna = parser.add_argument_group("Optuna")
     optuna.add_argument(
@@ -65,24 +65,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the same without Slurm, as processes here: to try it",
     )
     slurm.add_argument("--partition", metavar="NAME")
-    slurm.add_argument("--hours", type=positive, default=24.0, help="time limit (default: 24)")
-    slurm.add_argument("--cpus", type=count, default=4, metavar="N", help="per job (default: 4)")
-    slurm.add_argument("--gpus", type=count, default=0, metavar="N", help="per job (default: 0)")
+    slurm.add_argument("--hours", type=positive, help="time limit (default: 24)")
+    slurm.add_argument("--cpus", type=one_or_more, metavar="N", help="per job (default: 4)")
+    slurm.add_argument("--gpus", type=count, metavar="N", help="per job (default: 0)")
     slurm.add_argument("--memory-gb", type=positive, metavar="GB", help="per job")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Add the variants, run them, and report on all."""
     axes = parse_grid(arguments.grid)
+    _require_its_option(arguments)
     if arguments.dry_run:
         _print_addition(named(points(axes)))
         return DONE
-    if arguments.optuna is None and arguments.timeout is not None:
-        raise ParamsError("--timeout is of --optuna; leave it out, or add --optuna N")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops as cleanly as Ctrl-C
     tell: Tell = (lambda _: None) if arguments.quiet else partial(print, flush=True)
     with only_sweep(tell) as lock:
-        workers = _workers(arguments, lock)
+        workers = workers_of(arguments, lock)
         failed: dict[str, Failure] = {}
         if arguments.optuna is not None:
             failed |= _optimise(arguments, axes, workers, tell)
@@ -100,6 +99,21 @@ def run(arguments: argparse.Namespace) -> int:
     return FAILED if failed else DONE
 
 
+def _require_its_option(arguments: argparse.Namespace) -> None:
+    if arguments.optuna is None and arguments.timeout is not None:
+        raise ParamsError("--timeout is of --optuna; leave it out, or add --optuna N")
+    if arguments.cluster is None and (given := _requested(arguments)):
+        options = ", ".join(f"--{key.replace('_', '-')}" for key in given)
+        raise ParamsError(f"only with --slurm: {options}; add --slurm, or leave out")
+
+
+def _requested(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what is asked of Slurm, as `Request` has it."""
+    keys = ("partition", "hours", "cpus", "gpus", "memory_gb")
+    values = {key: getattr(arguments, key) for key in keys}
+    return {key: value for key, value in values.items() if value is not None}
+
+
 def _print_addition(wanted: dict[str, Settings]) -> None:
     addition = add_variants(wanted, dry_run=True)
     for name, settings in addition.new.items():
@@ -108,20 +122,15 @@ def _print_addition(wanted: dict[str, Settings]) -> None:
     print(f"{len(addition.new)} variants to add, {len(addition.present)} are in {PARAMS}")
 
 
-def _workers(arguments: argparse.Namespace, lock: int) -> Workers:
+def workers_of(arguments: argparse.Namespace, lock: int) -> Workers:
+    """Return who runs the variants: processes here, or jobs of Slurm."""
     if arguments.cluster is None:
-        return local_workers(max(1, arguments.jobs), usable_cores(), lock)
+        return local_workers(arguments.jobs or 1, usable_cores(), lock)
     require_submitit()
-    request = Request(
-        cluster=arguments.cluster,
-        partition=arguments.partition,
-        hours=arguments.hours,
-        cpus=arguments.cpus,
-        gpus=arguments.gpus,
-        memory_gb=arguments.memory_gb,
-    )
+    at_once = {"at_once": arguments.jobs} if arguments.jobs else {}
+    request = Request(cluster=arguments.cluster, **_requested(arguments), **at_once)
     return Workers(
-        partial(run_on_slurm, request=request), alone=None, threads=arguments.cpus, lock=lock
+        partial(run_on_slurm, request=request), alone=None, threads=request.cpus, lock=lock
     )
 
 
@@ -146,7 +155,7 @@ def _optimise(
         run_trials,
         tell,
         trials=arguments.optuna,
-        at_once=max(1, arguments.jobs),
+        at_once=arguments.jobs or 1,
         timeout_s=None if arguments.timeout is None else 60 * arguments.timeout,
     )
     print("\n".join(lines))
