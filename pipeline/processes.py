@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from models.errors import ShoalError
 from pipeline.devices import pick_device
+from pipeline.engines.machine import usable_cores
 
 GRACE_S = 5.0  # in which torchrun ends a process because another one has failed
 
@@ -52,8 +53,7 @@ def start(count: int, module: str, argument: str) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    cores = len(os.sched_getaffinity(0))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
+    os.environ["OMP_NUM_THREADS"] = str(threads_of_each(count))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -74,6 +74,15 @@ def start(count: int, module: str, argument: str) -> None:
             "stopped; run it again to continue (if memory ran out: fewer processes, or a smaller "
             "train.batch_size)"
         ) from e
+
+
+def threads_of_each(count: int) -> int:
+    """Return how many threads each of `count` processes has of those that the training may use.
+
+    That is OMP_NUM_THREADS, as a sweep sets it to share the cores among variants; else all cores.
+    """
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, (int(told) if told.isdecimal() else usable_cores()) // count)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from trainings import settings
 from models.errors import ShoalError
 from pipeline.artifacts import read_json
 from pipeline.parallel import Shards, synchronise_batch_norm
-from pipeline.processes import to_start
+from pipeline.processes import threads_of_each, to_start
 from stages.train import main
 
 ROOT = Path(__file__).parent.parent
@@ -122,6 +122,16 @@ def test_more_processes_than_devices_are_refused(monkeypatch: pytest.MonkeyPatch
 def test_none_is_started_by_one_that_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     assert to_start(2) == 0
+
+
+def test_processes_share_the_threads_of_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.processes.usable_cores", lambda: 12)
+    shares = []
+    for told in ("8", "1", ""):
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+        shares.append(threads_of_each(4))
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert [*shares, threads_of_each(4)] == [2, 1, 3, 3]
 
 
 def test_nothing_is_cut_up_for_one_process() -> None:

@@ -71,7 +71,9 @@ def test_the_command_line_says_what_is_asked_and_how_many_run_at_once() -> None:
 
 @pytest.mark.parametrize("words", [["--cpus", "2"], ["--gpus", "0"], ["--memory-gb", "1"]])
 def test_what_is_of_slurm_is_refused_without_it(words: list[str]) -> None:
-    with pytest.raises(SystemExit, match=f"only with --slurm: {words[0]}; add --slurm, or leave out"):
+    with pytest.raises(
+        SystemExit, match=f"only with --slurm: {words[0]}; add --slurm, or leave out"
+    ):
         main(["sweep", *words])
 
 
