@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.errors import ArtifactError
+from models.memory import enough_memory
 
 KEY = "shoal"  # of the metadata of a file
 # What reading a damaged archive raises.
@@ -94,17 +95,21 @@ def save_state(state: Mapping[str, Any], path: Path) -> None:
             raise
 
 
-def load_state(path: Path, device: torch.device) -> dict[str, Any]:
-    """Return what `save_state` wrote; torch itself does not compare the sums that are in the file.
+def load_state(path: Path) -> dict[str, Any]:
+    """Return what `save_state` wrote, its tensors on the CPU.
+
+    Torch itself does not compare the sums that are in the file.
 
     Raises:
         ArtifactError: the file is damaged.
+        OutOfMemoryError: there is no room for what is in it.
     """
     try:
         with ZipFile(path) as archive:
             if broken := archive.testzip():
                 raise BadZipFile(f"{broken} is not as it was written")
-        state = torch.load(path, map_location=device, weights_only=True)
+        with enough_memory(f"end other programs: {path} has {path.stat().st_size:,} bytes"):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGE as e:
         why = " ".join(str(e).split())
         raise ArtifactError(f"checkpoint {path} is damaged ({why}); delete it") from e
