@@ -9,7 +9,7 @@ import pickle
 import re
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from os import strerror
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,21 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def tensors_sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Return one sha256 of names, types, shapes and values, and of what is said about them."""
-    found = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+    described = json.dumps(metadata, sort_keys=True).encode()
+    return named_sha256(sorted(tensors.items()), described)
+
+
+def named_sha256(tensors: Iterable[tuple[str, Tensor]], described: bytes = b"") -> str:
+    """Return one sha256 of what describes tensors, and of their names, types, shapes and values.
+
+    Args:
+        tensors: names and tensors; another order is another sha256.
+        described: what comes first.
+    """
+    found = hashlib.sha256(described)
+    for name, tensor in tensors:
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
