@@ -115,5 +115,23 @@ def test_the_report_is_in_one_run_and_up_to_date(comparison: Comparison, project
     assert link in tags_of_the_experiment()[NOTE]
 
 
+def test_a_killed_upload_of_the_report_is_taken_up_again(
+    comparison: Comparison, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.tracking.client.MlflowClient.log_artifact", killed)
+        with pytest.raises(KeyboardInterrupt):
+            present("shoal", comparison)
+    present("shoal", comparison)
+    experiment = client().get_experiment_by_name("shoal")
+    (run,) = client().search_runs([experiment.experiment_id], "attributes.run_name = 'report'")
+    assert run.info.status == "FINISHED"
+    stored = project / "mlartifacts" / run.info.run_id / "artifacts/report"
+    assert sorted(file.name for file in stored.iterdir()) == PLOTS
+
+
 def test_before_anything_is_tracked_there_is_no_page(project: Path) -> None:
     assert page("shoal") is None
