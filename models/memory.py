@@ -6,9 +6,11 @@ from contextlib import contextmanager
 
 from models.errors import ShoalError
 
-# What torch says on the CPU, what it says on CUDA, and what its C++ libraries and oneDNN say.
+# What torch says on the CPU and on CUDA, what its C++ libraries, oneDNN, cuDNN and cuBLAS say. That
+# oneDNN has no primitive descriptor is no shortage: the operation is one it does not know.
 SHORTAGE = re.compile(
-    r"can't allocate memory|out of memory|bad[ _]alloc|could not (create|execute) a primitive",
+    r"can't allocate memory|out of memory|bad[ _]alloc|_ALLOC(ATION)?_FAILED"
+    r"|could not (create|execute) a primitive(?! descriptor)",
     re.IGNORECASE,
 )
 WANTED = re.compile(r"you tried to allocate (\d+) bytes|Tried to allocate ([\d.]+ \wiB)")

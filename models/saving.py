@@ -9,7 +9,7 @@ import pickle
 import re
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from os import strerror
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.errors import ArtifactError
+from models.memory import enough_memory
 
 KEY = "shoal"  # of the metadata of a file
 # What reading a damaged archive raises.
@@ -71,11 +72,21 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def tensors_sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Return one sha256 of names, types, shapes and values, and of what is said about them."""
-    found = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+    described = json.dumps(metadata, sort_keys=True).encode()
+    return named_sha256(sorted(tensors.items()), described)
+
+
+def named_sha256(tensors: Iterable[tuple[str, Tensor]], described: bytes = b"") -> str:
+    """Return one sha256 of what describes tensors, and of their names, types, shapes and values.
+
+    Args:
+        tensors: names and tensors; another order is another sha256.
+        described: what comes first.
+    """
+    found = hashlib.sha256(described)
+    for name, tensor in tensors:
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
@@ -94,17 +105,21 @@ def save_state(state: Mapping[str, Any], path: Path) -> None:
             raise
 
 
-def load_state(path: Path, device: torch.device) -> dict[str, Any]:
-    """Return what `save_state` wrote; torch itself does not compare the sums that are in the file.
+def load_state(path: Path) -> dict[str, Any]:
+    """Return what `save_state` wrote, its tensors on the CPU.
+
+    Torch itself does not compare the sums that are in the file.
 
     Raises:
         ArtifactError: the file is damaged.
+        OutOfMemoryError: there is no room for what is in it.
     """
     try:
         with ZipFile(path) as archive:
             if broken := archive.testzip():
                 raise BadZipFile(f"{broken} is not as it was written")
-        state = torch.load(path, map_location=device, weights_only=True)
+        with enough_memory(f"end other programs: {path} has {path.stat().st_size:,} bytes"):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGE as e:
         why = " ".join(str(e).split())
         raise ArtifactError(f"checkpoint {path} is damaged ({why}); delete it") from e

@@ -6,7 +6,6 @@ or repeated over channels, as timm does). Anything else is an error.
 """
 
 import difflib
-import hashlib
 import pickle
 import re
 import struct
@@ -17,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from models.errors import WeightsError
 from models.hashing import file_sha256
+from models.saving import named_sha256
 
 State = dict[str, Tensor]
 SHOWN = 3  # names listed of each kind of mismatch
@@ -99,11 +98,7 @@ def _reason(error: Exception) -> str:
 
 def state_sha256(model: nn.Module) -> str:
     """Return the sha256 of a network's tensors: their names, types, shapes and values."""
-    found = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return found.hexdigest()
+    return named_sha256(model.state_dict().items())
 
 
 def load_into(model: nn.Module, weights: Weights, in_chans: int) -> list[str]:

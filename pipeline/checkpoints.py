@@ -5,9 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from models.errors import ArtifactError
+from models.memory import enough_memory
 from models.saving import load_state, save_state
 from pipeline.artifacts import replace_file
 
@@ -20,13 +19,23 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
 
 def read(path: Path) -> dict[str, Any]:
     """Return what `write` wrote, its tensors on the CPU; `ArtifactError` where it is damaged."""
-    return load_state(path, torch.device("cpu"))
+    return load_state(path)
 
 
 @contextmanager
 def damaged(path: Path) -> Iterator[None]:
-    """Turn what taking up the state of another training leads to into an `ArtifactError`."""
+    """Turn what taking up the state of another training leads to into an `ArtifactError`.
+
+    A shortage of memory stays one. What processes do together is done outside: a connection that
+    breaks is a RuntimeError too, and no fault of the file.
+
+    Raises:
+        ArtifactError: the state does not fit.
+        OutOfMemoryError: there is no room for it.
+    """
     try:
-        yield
+        with enough_memory("end other programs on this device, or train on one that has more"):
+            yield
     except (RuntimeError, ValueError, KeyError) as e:
-        raise ArtifactError(f"checkpoint {path} is damaged ({e}); delete it") from e
+        why = " ".join(str(e).split())
+        raise ArtifactError(f"checkpoint {path} is damaged ({why}); delete it") from e

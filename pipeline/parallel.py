@@ -52,7 +52,14 @@ class Parallel(Protocol):
         """Return in all processes what the first has read from a checkpoint."""
 
     def load(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-        """Take up what `state` returned and `hand_out` handed out."""
+        """Take up what `state` returned and `hand_out` handed out, but for what is in pieces.
+
+        Raises:
+            RuntimeError, ValueError, KeyError: it is the state of another training.
+        """
+
+    def scatter(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+        """Hand out the pieces of what `load` took up; any error is one of the processes."""
 
     def finish(self) -> None:
         """Leave the trained weights in the network that came in, of the first process at least."""
@@ -89,6 +96,9 @@ class Replicas:
         self.model.to(self.device)  # maps came with the checkpoint
         self.model.load_state_dict(state["model"], strict=True)
         optimizer.load_state_dict(state["optimizer"])
+
+    def scatter(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+        """See `Parallel`: there are none."""
 
     def finish(self) -> None:
         """See `Parallel`: they are there."""
@@ -132,6 +142,11 @@ class Shards:
         return from_first({k: v for k, v in (state or {}).items() if k not in large}) | large
 
     def load(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+        """See `Parallel`: the first process, which alone has weights, sees whether they fit."""
+        if weights := state["model"]:
+            self.whole.load_state_dict(weights, strict=True)
+
+    def scatter(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
         """See `Parallel`."""
         set_model_state_dict(self.model, state["model"], options=self.SCATTER)
         set_optimizer_state_dict(self.model, optimizer, state["optimizer"], options=self.SCATTER)

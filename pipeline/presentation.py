@@ -84,7 +84,9 @@ def _log_report(client: "MlflowClient", experiment_id: str, comparison: Comparis
     state = digest({file.name: file_sha256(file) for file in comparison.report})
     query = "tags.\"shoal.report\" != ''"
     found = client.search_runs([experiment_id], query, max_results=1)
-    run = found[0] if found else client.create_run(experiment_id, None, run_name=REPORT)
+    # The tag comes with the run: killed before it had one, it would never be found again.
+    begun = {"shoal.report": "begun"}
+    run = found[0] if found else client.create_run(experiment_id, None, begun, REPORT)
     run_id = str(run.info.run_id)
     if run.data.tags.get("shoal.report") != state:
         for file in comparison.report:

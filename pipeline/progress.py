@@ -6,8 +6,6 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
-from tqdm import tqdm
-
 QUIET = "SHOAL_QUIET"  # an environment variable; set to anything, nothing is told
 LINE_EVERY_S = 30.0
 
@@ -21,6 +19,8 @@ def progress(
     if os.environ.get(QUIET):
         return items
     if sys.stderr.isatty():
+        from tqdm import tqdm
+
         bar: Iterable[T] = tqdm(items, desc=label, total=total, unit=unit, leave=False)
         return bar
     if total is None and isinstance(items, Sized):

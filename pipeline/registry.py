@@ -5,7 +5,6 @@ which have no flavor, lie beside it, and `sha256.json` names every file's bytes.
 """
 
 import shutil
-from importlib.metadata import version as installed
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -35,18 +34,23 @@ def register(experiment: str, release: Release) -> str:
 
     Raises:
         TrackingError: the store cannot be used, or lacks the run of the release.
+        OSError: the files of a version cannot be written on this machine.
     """
     hashes = {GRAPH: file_sha256(release.graph)}
     hashes |= {name: file_sha256(file) for name, file in release.engines.items()}
     state = digest([release.title, hashes])
     with connected() as client:
-        found = _version(client, release.name, state)
-        version = found or _add_version(client, experiment, release, hashes, state)
-        if CHAMPION not in version.aliases:
-            client.set_registered_model_alias(release.name, CHAMPION, version.version)
-        if version.description != release.reason:
-            client.update_model_version(release.name, version.version, release.reason)
-    done = "already there" if found else "added"
+        there = _version(client, release.name, state) is not None
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        if not there:  # written outside of `connected`: a full disk is no fault of the store
+            _write_model(folder, release, hashes)
+        with connected() as client:
+            version = _version(client, release.name, state) or _add_version(
+                client, experiment, release, folder, state
+            )
+            _make_champion(client, version, release)
+    done = "already there" if there else "added"
     return f"{CHAMPION} of {release.name}: version {version.version}, {release.title} ({done})"
 
 
@@ -69,6 +73,7 @@ def download(name: str, folder: Path, alias: str = CHAMPION) -> str:
     Raises:
         TrackingError: the store cannot be used or has no such version.
         ArtifactError: a file is not what was registered, or the folder holds something else.
+        OSError: the folder cannot be made.
     """
     if folder.exists() and not (folder / HASHES).is_file():
         raise ArtifactError(f"{folder} is there and is no earlier download; name another folder")
@@ -77,8 +82,9 @@ def download(name: str, folder: Path, alias: str = CHAMPION) -> str:
     from mlflow.artifacts import download_artifacts
 
     uri = f"models:/{name}/{version.version}"
-    with one_error(store_uri()), replace_dir(folder) as work:
-        download_artifacts(uri, dst_path=str(work), tracking_uri=store_uri())
+    with replace_dir(folder) as work:
+        with one_error(store_uri()):
+            download_artifacts(uri, dst_path=str(work), tracking_uri=store_uri())
         _require_hashes(work, uri)
     return f"{folder}: version {version.version} of {name}, every file as it was registered"
 
@@ -90,18 +96,22 @@ def _version(client: "MlflowClient", name: str, state: str) -> "ModelVersion | N
     return client.get_model_version(name, found[0].version) if found else None
 
 
+def _make_champion(client: "MlflowClient", version: "ModelVersion", release: Release) -> None:
+    if CHAMPION not in version.aliases:
+        client.set_registered_model_alias(release.name, CHAMPION, version.version)
+    if version.description != release.reason:
+        client.update_model_version(release.name, version.version, release.reason)
+
+
 def _add_version(
-    client: "MlflowClient", experiment: str, release: Release, hashes: dict[str, str], state: str
+    client: "MlflowClient", experiment: str, release: Release, folder: Path, state: str
 ) -> "ModelVersion":
     """Upload everything before there is a version, so that none is half there."""
     run = _run_of(client, experiment, release)
-    with TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "model"
-        _write_model(folder, release, hashes)
-        model = client.create_logged_model(
-            run.info.experiment_id, release.title, run.info.run_id, dict(release.tags)
-        )
-        client.log_model_artifacts(model.model_id, str(folder))
+    model = client.create_logged_model(
+        run.info.experiment_id, release.title, run.info.run_id, dict(release.tags)
+    )
+    client.log_model_artifacts(model.model_id, str(folder))
     client.finalize_logged_model(model.model_id, "READY")
     _link(client, run, model.model_id)
     if not client.search_registered_models(f"name = '{release.name}'"):
@@ -139,6 +149,7 @@ def _write_model(folder: Path, release: Release, hashes: dict[str, str]) -> None
     import mlflow.onnx
     import numpy as np
     import onnx
+    import onnxruntime
 
     graph = onnx.load(release.graph)
     (images,) = graph.graph.input
@@ -148,8 +159,9 @@ def _write_model(folder: Path, release: Release, hashes: dict[str, str]) -> None
         folder,
         signature=_signature(graph),
         input_example=np.zeros((1, *shape), kind),
+        # The module tells its version whichever package brought it, onnxruntime-gpu for one.
         pip_requirements=[
-            f"{package}=={installed(package)}" for package in ("onnx", "onnxruntime")
+            f"{module.__name__}=={module.__version__}" for module in (onnx, onnxruntime)
         ],
         save_as_external_data=False,
     )

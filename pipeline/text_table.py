@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any
 
 GAP = "  "
 STYLES = {"bold": "1", "green": "32", "yellow": "33", "red": "31", "dim": "2"}
@@ -55,18 +55,16 @@ def _fitting(columns: Sequence[Column], widths: Sequence[int], width: int | None
     return kept
 
 
-def terminal_width(stream: TextIO | None = None) -> int | None:
+def terminal_width() -> int | None:
     """Return the columns of the terminal that is written to; None for a file or a pipe."""
-    stream = stream or sys.stdout
-    if not stream.isatty() and "COLUMNS" not in os.environ:
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
         return None
     return shutil.get_terminal_size().columns
 
 
-def styled(text: str, style: str, stream: TextIO | None = None) -> str:
+def styled(text: str, style: str) -> str:
     """Return `text` in a style of `STYLES` where a terminal shows it and NO_COLOR is not set."""
-    stream = stream or sys.stdout
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    if plain or not stream.isatty():
+    if plain or not sys.stdout.isatty():
         return text
     return f"\x1b[{STYLES[style]}m{text}\x1b[0m"

@@ -312,3 +312,4 @@ class _Run:
             self.scaler.load_state_dict(state["scaler"])
             self.estimator.load_state_dict(state["estimator"])
             self.history = state["history"]
+        self.parallel.scatter(self.optimizer, state)

@@ -26,11 +26,12 @@ SHAPED = (
 )
 install_import_hook([f"pipeline.{name}" for name in SHAPED], "beartype.beartype")
 
-from tracked import write_project  # noqa: E402
+from tracked import compared, track, write_project  # noqa: E402
 
 from pipeline.fashion_mnist import DOWNLOADS, fetch  # noqa: E402
 from pipeline.params import Prepare  # noqa: E402
 from pipeline.prepare import prepare  # noqa: E402
+from pipeline.presentation import present  # noqa: E402
 from pipeline.tracking import SETTINGS, mirror  # noqa: E402
 
 os.environ.update(SETTINGS)  # read by MLflow when it is imported, as some tests do at once
@@ -144,6 +145,32 @@ def project(reported: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{reported}/mlflow.db")
     shutil.copy(empty_store, reported)
     return reported
+
+
+@pytest.fixture(scope="session")
+def mirrored_once(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder behind `mirrored`, made once."""
+    folder = tmp_path_factory.mktemp("mirrored")
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
+        write_project()
+        shutil.copy(empty_store, folder)
+        track()
+        present("shoal", compared())
+    return folder
+
+
+@pytest.fixture
+def mirrored(mirrored_once: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same folder with its runs in the store, and what surrounds them: only to be read."""
+    enter(mirrored_once, monkeypatch)
+    return mirrored_once
+
+
+def enter(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Make `folder` the current one, with a store of its own."""
+    patch.chdir(folder)
+    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
 
 
 @pytest.fixture

@@ -187,10 +187,12 @@ def test_a_narrow_terminal_has_fewer_columns_and_a_file_all(
 def test_a_style_is_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    assert styled("x", "red", Terminal()) == "\x1b[31mx\x1b[0m"
-    assert styled("x", "red", io.StringIO()) == "x"
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert styled("x", "red") == "x"
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert styled("x", "red") == "\x1b[31mx\x1b[0m"
     monkeypatch.setenv("TERM", "dumb")
-    assert styled("x", "red", Terminal()) == "x"
+    assert styled("x", "red") == "x"
 
 
 @given(st.integers(1, 60), st.lists(st.text("abc", max_size=9), max_size=5))

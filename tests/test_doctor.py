@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from contextlib import closing
@@ -17,10 +19,11 @@ from pipeline.__main__ import main
 from pipeline.artifacts import write_json
 from pipeline.checks.backends import backends
 from pipeline.checks.data import data
-from pipeline.checks.environment import disk, packages
+from pipeline.checks.environment import disk
 from pipeline.checks.finding import FAILS, OK, WARNING, Finding
 from pipeline.checks.keeping import dvc, store
 from pipeline.checks.leftovers import OLD_S, leftovers
+from pipeline.checks.packages import packages
 from pipeline.commands import DONE, FAILED
 from pipeline.params import PARAMS, Params, load_params
 from pipeline.progress import QUIET
@@ -92,6 +95,30 @@ def test_packages_against_their_pins(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (extras.state, extras.told) == (WARNING, "missing, for tests or extras: no-such-test")
 
 
+def doctor_without(package: str) -> subprocess.CompletedProcess[str]:
+    start = (
+        f"import sys; sys.modules[{package!r}] = None; from pipeline.__main__ import main; "
+        "sys.exit(main(['doctor', '--json']))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", start], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("package", ["pydantic", "yaml", "numpy"])
+def test_a_package_that_cannot_be_imported_is_told(package: str) -> None:
+    done = doctor_without(package)
+    assert (done.returncode, done.stderr) == (FAILED, "")
+    found = [Finding(**each) for each in json.loads(done.stdout)["environment"]]
+    assert of(found, "python").state == OK
+    assert of(found, package).state == FAILS
+    assert of(found, package).remedy == "make setup"
+
+
+def test_without_progress_bars_everything_is_looked_at() -> None:
+    assert "leftovers" in json.loads(doctor_without("tqdm").stdout)
+
+
 def of_installed(name: str) -> str:
     from importlib import metadata
 
@@ -103,7 +130,10 @@ def test_room_on_the_disk(free: int, state: str) -> None:
     assert disk(free).state == state
 
 
-def test_a_backend_that_is_not_here_warns_unless_there_is_no_other(reported: Path) -> None:
+def test_a_backend_that_is_not_here_warns_unless_there_is_no_other(
+    reported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # it cannot be imported, on any machine
     found = list(backends(params(build={"backends": ["onnxruntime", "tensorrt"]})))
     assert of(found, "onnxruntime").state == OK
     assert of(found, "tensorrt_rtx").state == OK, "it is not asked for"
@@ -192,6 +222,8 @@ def test_leftovers_of_killed_writes_and_of_variants_that_are_gone(reported: Path
     (write,) = leftovers(load_params())
     assert (write.state, write.remedy) == (WARNING, f"rm -r {old}")
     old.unlink()
+    Path("reports/.ended.json.tmp").symlink_to("as-if-it-vanished")
+    assert [each.state for each in leftovers(load_params())] == [OK]
     write_json(Path("metrics/train/gone.json"), {})
     (variant,) = leftovers(load_params())
     assert variant.told.startswith("gone: no variant of params.yaml")

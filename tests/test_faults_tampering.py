@@ -177,7 +177,7 @@ def test_every_flipped_bit_is_seen_or_without_effect(
         return tensors
 
     def read_state(path: Path) -> dict[str, torch.Tensor]:
-        found = load_state(path, torch.device("cpu"))
+        found = load_state(path)
         assert found["history"] == [{"loss": 0.5}]
         return found["model"]
 

@@ -4,11 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
-from tracked import MLFLOWS_WARNINGS, PIXEL, PLOTS, client, run_of_the_report, runs_of, track
+from tracked import (
+    MLFLOWS_WARNINGS,
+    PIXEL,
+    PLOTS,
+    client,
+    compared,
+    run_of_the_report,
+    runs_of,
+    track,
+)
 
-from pipeline.params import load_params
 from pipeline.presentation import NOTE, page, present
-from pipeline.records import read_comparison, read_runs
 from pipeline.runs import Comparison
 
 pytestmark = MLFLOWS_WARNINGS
@@ -17,8 +24,7 @@ pytestmark = MLFLOWS_WARNINGS
 @pytest.fixture
 def comparison(project: Path) -> Comparison:
     track()
-    params = load_params()
-    return read_comparison(params, read_runs(params))
+    return compared()
 
 
 def changed(comparison: Comparison, **values: object) -> Comparison:
@@ -42,10 +48,10 @@ def key_of(name: str) -> str:
     return runs_of("shoal")[name].data.tags["shoal.key"]
 
 
-def test_the_recommended_run_says_so_and_why(comparison: Comparison) -> None:
-    present("shoal", comparison)
-    assert recommended() == {"dense-l1-fp32": comparison.reason}
-    assert comparison.reason.startswith("dense level 1, fp32 on onnxruntime: -1.00 points")
+def test_the_recommended_run_says_so_and_why(mirrored: Path) -> None:
+    ((name, reason),) = recommended().items()
+    assert (name, reason) == ("dense-l1-fp32", compared().reason)
+    assert reason.startswith("dense level 1, fp32 on onnxruntime: -1.00 points")
 
 
 def test_another_recommendation_leaves_nothing_behind(comparison: Comparison) -> None:
@@ -58,10 +64,9 @@ def test_another_recommendation_leaves_nothing_behind(comparison: Comparison) ->
     assert "**nothing fits**" in tags_of_the_experiment()[NOTE]
 
 
-def test_the_note_tells_how_to_read_and_links_to_the_views(comparison: Comparison) -> None:
-    present("shoal", comparison)
+def test_the_note_tells_how_to_read_and_links_to_the_views(mirrored: Path) -> None:
     note = tags_of_the_experiment()[NOTE]
-    assert note.startswith(f"**{comparison.reason}**")
+    assert note.startswith(f"**{compared().reason}**")
     assert "a batch of 128 on `backend`" in note
     assert f"({page('shoal')})" in note
     assert "(#/models/shoal)" in note
@@ -76,9 +81,8 @@ def test_a_note_of_someone_else_stays(comparison: Comparison) -> None:
 
 
 def test_the_view_shows_the_columns_that_decide_most_accurate_first(
-    comparison: Comparison,
+    mirrored: Path,
 ) -> None:
-    present("shoal", comparison)
     views = [key for key in tags_of_the_experiment() if key.startswith("mlflow.sharedViewState.")]
     assert views == ["mlflow.sharedViewState.shoal"]
     state = json.loads(json.loads(tags_of_the_experiment()[views[0]])["state"])
@@ -113,6 +117,24 @@ def test_the_report_is_in_one_run_and_up_to_date(comparison: Comparison, project
     assert (stored / "index.html").read_text() == "<h1>new</h1>"
     link = f"runs/{run.info.run_id}/artifacts/report/index.html"
     assert link in tags_of_the_experiment()[NOTE]
+
+
+def test_a_killed_upload_of_the_report_is_taken_up_again(
+    comparison: Comparison, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.tracking.client.MlflowClient.log_artifact", killed)
+        with pytest.raises(KeyboardInterrupt):
+            present("shoal", comparison)
+    present("shoal", comparison)
+    experiment = client().get_experiment_by_name("shoal")
+    (run,) = client().search_runs([experiment.experiment_id], "attributes.run_name = 'report'")
+    assert run.info.status == "FINISHED"
+    stored = project / "mlartifacts" / run.info.run_id / "artifacts/report"
+    assert sorted(file.name for file in stored.iterdir()) == PLOTS
 
 
 def test_before_anything_is_tracked_there_is_no_page(project: Path) -> None:

@@ -23,11 +23,10 @@ from pipeline.records import STAGES, read_runs, state
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 
-def test_a_run_has_the_numbers_that_decide_at_the_top(project: Path) -> None:
-    track()
+def test_a_run_has_the_numbers_that_decide_at_the_top(mirrored: Path) -> None:
     runs = runs_of("shoal")
     assert sorted(runs) == [f"{v}-l{level}-fp32" for v in ("dense", "lacoot") for level in range(3)]
-    rows = json.loads((project / "reports/summary.json").read_text())["rows"]
+    rows = json.loads((mirrored / "reports/summary.json").read_text())["rows"]
     for row in rows:
         metrics = runs[f"{row['variant']}-l{row['level']}-fp32"].data.metrics
         decisive = {name: value for name, value in metrics.items() if "/" not in name}
@@ -43,8 +42,7 @@ def test_a_run_has_the_numbers_that_decide_at_the_top(project: Path) -> None:
         }
 
 
-def test_details_are_under_prefixes_and_few(project: Path) -> None:
-    track()
+def test_details_are_under_prefixes_and_few(mirrored: Path) -> None:
     metrics = runs_of("shoal")["lacoot-l1-fp32"].data.metrics
     assert {name: value for name, value in metrics.items() if "/" in name} == {
         "latency_onnxruntime/batch_1_ms": 0.75,
@@ -56,12 +54,11 @@ def test_details_are_under_prefixes_and_few(project: Path) -> None:
     }
 
 
-def test_the_row_and_the_metrics_of_the_level_are_attached(project: Path) -> None:
-    track()
+def test_the_row_and_the_metrics_of_the_level_are_attached(mirrored: Path) -> None:
     run = runs_of("shoal")["lacoot-l1-fp32"]
-    stored = project / "mlartifacts" / run.info.run_id / "artifacts/metrics.json"
+    stored = mirrored / "mlartifacts" / run.info.run_id / "artifacts/metrics.json"
     details = json.loads(stored.read_text())
-    rows = json.loads((project / "reports/summary.json").read_text())["rows"]
+    rows = json.loads((mirrored / "reports/summary.json").read_text())["rows"]
     assert details["row"] in rows
     assert (details["row"]["variant"], details["row"]["level"]) == ("lacoot", 1)
     assert set(details["stages"]) == set(STAGES)
@@ -70,8 +67,7 @@ def test_the_row_and_the_metrics_of_the_level_are_attached(project: Path) -> Non
     assert details["stages"]["train"]["images_per_s"] == 4000.0
 
 
-def test_a_run_holds_what_made_it_and_reasons(project: Path) -> None:
-    track()
+def test_a_run_holds_what_made_it_and_reasons(mirrored: Path) -> None:
     run = runs_of("shoal")["lacoot-l1-fp32"]
     assert run.info.status == "FINISHED"
     assert run.data.params == {
@@ -120,8 +116,7 @@ def test_the_latency_is_that_of_the_fastest_backend_or_of_the_one_to_choose_by(
     assert len({fastest.key, wanted.key, untimed.key}) == 3
 
 
-def test_a_run_names_its_data(project: Path) -> None:
-    track()
+def test_a_run_names_its_data(mirrored: Path) -> None:
     run = runs_of("shoal")["dense-l0-fp32"]
     (entry,) = run.inputs.dataset_inputs
     assert entry.dataset.name == "fashion_mnist"

@@ -2,6 +2,7 @@
 
 import json
 from hashlib import sha256
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,38 @@ def test_the_graph_is_a_model_of_mlflow_with_signature_and_example(project: Path
     assert (given.type, given.shape, wanted.shape) == (np.float32, (-1, 1, 12, 12), (-1, 5))
     example = model.input_example
     assert model.predict(np.repeat(example, 3, axis=0))["logits"].shape == (3, 5)
+
+
+def test_the_version_of_onnxruntime_is_known_whichever_package_brought_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = metadata.Distribution.from_name
+
+    def without_onnxruntime(name: str) -> metadata.Distribution:
+        if name == "onnxruntime":  # as where onnxruntime-gpu is installed
+            raise metadata.PackageNotFoundError(name)
+        return find(name)
+
+    monkeypatch.setattr(metadata.Distribution, "from_name", without_onnxruntime)
+    track()
+    import onnxruntime
+
+    (requirements,) = Path("mlartifacts").rglob("requirements.txt")
+    assert f"onnxruntime=={onnxruntime.__version__}" in requirements.read_text().splitlines()
+
+
+def test_a_folder_that_cannot_be_written_is_no_fault_of_the_store(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    track()
+    Path("artifacts/build/dense/fp32/tensorrt_rtx/level_1.engine").write_bytes(b"built again")
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(project / "params.yaml"))
+        with pytest.raises(NotADirectoryError):
+            track()
+    assert int(champion().version) == 1
+    with pytest.raises(NotADirectoryError):
+        download("shoal", project / "params.yaml" / "model" / "here")
 
 
 def test_the_same_bytes_are_registered_once(project: Path, capsys: Captured) -> None:

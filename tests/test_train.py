@@ -3,7 +3,9 @@
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +13,12 @@ from torch import nn
 from trainings import assert_same_weights, fresh, settings, without_timings
 
 from models.errors import ArtifactError, ShoalError
+from models.saving import load_state, save_state
 from pipeline.data import Dataset, batches, load
 from pipeline.devices import pick_device, pick_precision
 from pipeline.evaluate import accuracy_pct
 from pipeline.optimizers import learning_rate
+from pipeline.parallel import PARALLEL, Replicas
 from pipeline.params import Train
 from pipeline.train import EpochLog, train
 
@@ -194,6 +198,32 @@ def test_a_damaged_checkpoint_is_named(data: Dataset, tmp_path: Path) -> None:
     checkpoint.write_bytes(checkpoint.read_bytes()[:500])
     with pytest.raises(ArtifactError, match=r"state\.pt is damaged"):
         run(data, settings(), checkpoint)
+
+
+def test_the_state_of_another_training_is_named(data: Dataset, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "state.pt"
+    run(data, settings(epochs=1), checkpoint)
+    state = load_state(checkpoint)
+    state["model"] = dict(list(state["model"].items())[1:])
+    save_state(state, checkpoint)
+    with pytest.raises(ArtifactError, match=r"state\.pt is damaged .*Missing key"):
+        run(data, settings(), checkpoint)
+
+
+class TornReplicas(Replicas):
+    """Processes of which one goes away."""
+
+    def scatter(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+        raise RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:1234")
+
+
+def test_a_connection_that_breaks_is_not_blamed_on_the_checkpoint(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(data, settings(epochs=1), tmp_path / "state.pt")
+    monkeypatch.setitem(PARALLEL, "ddp", TornReplicas)
+    with pytest.raises(RuntimeError, match="Connection closed by peer"):
+        run(data, settings(), tmp_path / "state.pt")
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice(data: Dataset, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from models import zoo
 from models.errors import WeightsError
+from models.saving import tensors_sha256
 from models.weights import Weights, load_into, read_weights, state_sha256
 
 
@@ -55,6 +56,24 @@ def test_every_tensor_of_a_file_arrives(saved, tmp_path, name, write) -> None:
     assert load_into(model, read_weights(tmp_path / name), 3) == []
     assert equal(model, saved)
     assert state_sha256(model) == state_sha256(saved)
+
+
+def test_digests_stay_what_they_were() -> None:
+    """Files and checkpoints of earlier versions are known by them."""
+    tensors = {
+        "b": torch.arange(6.0).reshape(2, 3).t(),
+        "a": torch.tensor(3),
+        "c": torch.ones(2, 2).bfloat16(),
+        "d": torch.zeros(0),
+    }
+    model = nn.Module()
+    for name, tensor in tensors.items():
+        model.register_buffer(name, tensor)
+    assert state_sha256(model) == "1ef7939846b573cb418db44c6176d02c5625963693fd8c0b8f02df35f6409e58"
+    assert (
+        tensors_sha256(tensors, {"axes": "{}"})
+        == "3be373dce6e1eb0442f991cde9137d52c3424b53c2aa59bf150b92478cef328d"
+    )
 
 
 def test_what_shoal_saves_can_be_started_from(tmp_path) -> None:

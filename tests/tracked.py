@@ -15,7 +15,8 @@ from tiny_onnx import write_network
 from pipeline.artifacts import write_json
 from pipeline.choice import choose
 from pipeline.params import Choose, Params, load_params
-from pipeline.records import read_runs
+from pipeline.records import read_comparison, read_runs
+from pipeline.runs import Comparison
 from pipeline.tracking import TrackReport, mirror
 
 # What SQLAlchemy and the type hints of MLflow's agents tell MLflow's authors, not us.
@@ -186,6 +187,12 @@ def write_params(*variants: str) -> Params:
 def track() -> TrackReport:
     params = load_params()
     return mirror(params.name, read_runs(params))
+
+
+def compared() -> Comparison:
+    """Return what `present` is told of the project."""
+    params = load_params()
+    return read_comparison(params, read_runs(params))
 
 
 def client():

@@ -1,8 +1,10 @@
 """What killed runs and variants that are gone have left behind."""
 
+import os
 import shlex
 import time
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 from pipeline.artifacts import ARTIFACTS, CACHE, METRICS, REPORTS
@@ -15,7 +17,7 @@ PATTERNS = (".*.tmp", ".fetch-*")
 
 def leftovers(params: Params) -> Iterator[Finding]:
     """Yield temporary files of writes that were killed, and variants that params.yaml lacks."""
-    old = [path for path in temporary_files() if time.time() - path.stat().st_mtime > OLD_S]
+    old = [path for path in temporary_files() if _age_s(path) > OLD_S]
     if old:
         told = f"{len(old)} temporary files of writes that were killed"
         yield Finding("leftovers", WARNING, told, _remove(old))
@@ -31,8 +33,17 @@ def leftovers(params: Params) -> Iterator[Finding]:
 def temporary_files() -> Iterator[Path]:
     """Yield the temporary names of outputs, which a finished write renames."""
     for folder in (ARTIFACTS, METRICS, REPORTS, CACHE):
-        for pattern in PATTERNS:
-            yield from folder.rglob(pattern)
+        for where, folders, files in os.walk(folder):  # passes over folders that vanish meanwhile
+            for name in (*folders, *files):
+                if any(fnmatch(name, pattern) for pattern in PATTERNS):
+                    yield Path(where, name)
+
+
+def _age_s(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:  # the write has ended since
+        return 0.0
 
 
 def forgotten(params: Params) -> list[str]:

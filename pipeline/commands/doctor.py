@@ -17,12 +17,15 @@ import json
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from models.errors import ParamsError
 from pipeline.checks.finding import FAILS, OK, WARNING, Finding
 from pipeline.commands import DONE, FAILED
-from pipeline.params import PARAMS, Params, load_params
 from pipeline.text_table import styled, terminal_width
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
 
 COLORS = {OK: "green", WARNING: "yellow", FAILS: "red"}
 
@@ -47,9 +50,21 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def examine() -> Report:
+    """Return the findings by area; where a package that a check imports is missing, of packages."""
+    from pipeline.checks.packages import SET_UP, packages, python
+
+    try:
+        return _examine()
+    except ModuleNotFoundError as e:
+        told = "cannot be imported, and without it nothing else can be looked at"
+        return {"environment": [python(), *packages(), Finding(str(e.name), FAILS, told, SET_UP)]}
+
+
+def _examine() -> Report:
     """Return the findings by area; without a valid params.yaml, those that need none."""
     from pipeline.checks.environment import environment
     from pipeline.checks.keeping import dvc
+    from pipeline.params import PARAMS, load_params
 
     report = {"environment": list(environment()), "dvc": list(dvc())}
     try:
@@ -62,7 +77,7 @@ def examine() -> Report:
     return {"parameters": [variants], **report, **own}
 
 
-def _checks() -> dict[str, Callable[[Params], Iterator[Finding]]]:
+def _checks() -> "dict[str, Callable[[Params], Iterator[Finding]]]":
     from pipeline.checks.backends import backends
     from pipeline.checks.data import data
     from pipeline.checks.keeping import store
