@@ -3,6 +3,7 @@
 A file of tensors holds the sha256 of what is in it.
 """
 
+import errno
 import hashlib
 import json
 import pickle
@@ -105,6 +106,18 @@ def save_state(state: Mapping[str, Any], path: Path) -> None:
             raise
 
 
+def _require_whole(path: Path) -> None:
+    with ZipFile(path) as archive:
+        try:
+            broken = archive.testzip()
+        except OSError as e:
+            if e.errno != errno.EINVAL:
+                raise
+            raise BadZipFile("a part of it is said to lie before its start") from e
+    if broken:
+        raise BadZipFile(f"{broken} is not as it was written")
+
+
 def load_state(path: Path) -> dict[str, Any]:
     """Return what `save_state` wrote, its tensors on the CPU.
 
@@ -115,9 +128,7 @@ def load_state(path: Path) -> dict[str, Any]:
         OutOfMemoryError: there is no room for what is in it.
     """
     try:
-        with ZipFile(path) as archive:
-            if broken := archive.testzip():
-                raise BadZipFile(f"{broken} is not as it was written")
+        _require_whole(path)
         with enough_memory(f"end other programs: {path} has {path.stat().st_size:,} bytes"):
             state = torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGE as e:
