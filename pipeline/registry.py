@@ -46,11 +46,10 @@ def register(experiment: str, release: Release) -> str:
         if not there:  # written outside of `connected`: a full disk is no fault of the store
             _write_model(folder, release, hashes)
         with connected() as client:
-            version = _version(client, release.name, state) or _add_version(
-                client, experiment, release, folder, state
-            )
+            found = _version(client, release.name, state)  # another process may have added it
+            version = found or _add_version(client, experiment, release, folder, state)
             _make_champion(client, version, release)
-    done = "already there" if there else "added"
+    done = "already there" if found else "added"
     return f"{CHAMPION} of {release.name}: version {version.version}, {release.title} ({done})"
 
 

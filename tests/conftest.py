@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,8 @@ from pipeline.prepare import prepare  # noqa: E402
 from pipeline.presentation import present  # noqa: E402
 from pipeline.tracking import SETTINGS, mirror  # noqa: E402
 
+# Started in the background, the tests, and what they start, would not hear of Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.update(SETTINGS)  # read by MLflow when it is imported, as some tests do at once
 
 # How long an example takes is no claim; in CI the same examples come every time.
