@@ -230,7 +230,7 @@ class Shape:
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "Shape":
         """Return the shape that a result of the latencies is of."""
-        return cls(tuple(row["removed"]), row.get("replacement", "identity"))
+        return cls(tuple(row["removed"]), row["replacement"])
 
 
 def shape_at(row: Mapping[str, Any], depth: int) -> Shape:
