@@ -167,13 +167,17 @@ def _record_in_lock(root: Path) -> None:
 
 
 def contents(root: Path, stage: str) -> dict[str, Any]:
-    """Return what a stage has left, file by file: hashes, but of JSON the values without times."""
+    """Return what a stage has left, file by file: hashes, but of JSON the values without times.
+
+    What has a temporary name is no result (`leftovers` lists it).
+    """
     found: dict[str, Any] = {}
     for output in STAGES[stage].outputs:
         path = root / output
         for file in sorted(path.rglob("*") if path.is_dir() else [path]):
-            if file.is_file():
-                found[file.relative_to(root).as_posix()] = _content(file, stage)
+            name = file.relative_to(root)
+            if file.is_file() and not any(part.endswith(".tmp") for part in name.parts):
+                found[name.as_posix()] = _content(file, stage)
     return found
 
 
