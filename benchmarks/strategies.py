@@ -45,7 +45,7 @@ from pipeline.replacement import fit
 from pipeline.search import removal_order
 from pipeline.train import REPLACEMENT_IMAGES, train
 
-TRIAL_IMAGES, TRIAL_ROUNDS = 768, 2
+TRIAL_IMAGES, TRIAL_ROUNDS = 2560, 2  # 20 steps of ResNet-18: `until` comes out exactly
 PLAIN = "plain training"
 DISTILLED = {"distill": {"weight": 0.5, "temperature": 4.0}}
 
@@ -67,6 +67,7 @@ SCRATCH: Ways = {
     "anneal": strategy("anneal"),
     "anneal until 0.2": strategy("anneal", until=0.2),
     "anneal until 0.1": strategy("anneal", until=0.1),
+    "anneal until 0.05": strategy("anneal", until=0.05),
     "explore": strategy("explore"),
     "shallow": strategy("shallow", order="random"),
     "anneal, distilled": strategy("anneal") | DISTILLED,
