@@ -45,6 +45,17 @@ def test_the_results_are_those_of_the_committed_report() -> None:
     assert lines == expected
 
 
+def test_the_seeds_and_the_faults_are_those_of_their_pages() -> None:
+    spreads = re.findall(r"\d+\.\d+ ± \d+\.\d+", README.replace("\n", " "))
+    seeds = (ROOT / "docs" / "seeds.md").read_text(encoding="utf-8")
+    assert len(spreads) == 3
+    assert all(spread in seeds for spread in spreads)
+    faults = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    tried = re.search(r"\| \*\*all\*\* \| (\d+) \| \1 \| 0 \|", faults)
+    assert tried is not None
+    assert f"[{int(tried[1]):,} faults, none lost]" in README.replace("\n", " ")
+
+
 def test_what_it_links_to_is_there() -> None:
     targets = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     assert len(targets) >= 6
