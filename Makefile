@@ -5,11 +5,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Never a script of .venv/bin: its first line names where the environment was made.
+RUN := $(BIN)/python -m
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+export USER ?= $(shell id -u)
 export PYTHONDONTWRITEBYTECODE := 1
 export DVC_NO_ANALYTICS := 1
 # File by file on several processes, each on one core: threads that wait for each other's cores spin.
-PYTEST := OMP_NUM_THREADS=1 python -m pytest -n logical --maxprocesses 4 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(RUN) pytest -n logical --maxprocesses 4 --dist loadfile
 
 .PHONY: help setup doctor data preset repro sweep status compare choose bench bundle test faults check device-check ui clean
 
@@ -23,57 +26,57 @@ $(READY): requirements.lock scripts/setup.sh
 	@touch $(READY)
 
 doctor: setup ## say what works on this machine, what does not, what to do
-	@python -m pipeline doctor $(ARGS)
+	@$(RUN) pipeline doctor $(ARGS)
 
 data: setup ## fetch and prepare the images
-	@dvc repro prepare
+	@$(RUN) dvc repro prepare
 
 preset: setup ## lay presets over params.yaml: make preset P="cifar10 resnet18" DATA=/data/cifar10
-	@python -m stages.preset $(P) $(if $(DATA),--data "$(DATA)")
+	@$(RUN) pipeline preset $(P) $(if $(DATA),--data "$(DATA)")
 
 repro: setup ## run the whole pipeline, print the table of variants
-	@python -c 'from stages import run_stage; from pipeline.params import load_params; run_stage(load_params)'
-	@dvc repro
-	@echo; python -m pipeline compare; echo
+	@$(BIN)/python -m pipeline.cli.dvc
+	@$(RUN) dvc repro
+	@echo; $(RUN) pipeline compare; echo
 	@echo "All on one page: reports/index.html; every variant in the MLflow UI: make ui"
 
 sweep: setup ## run a grid of variants: make sweep ARGS="lambda=0,1,5 seed=0,1,2 -j 2"
-	@python -m pipeline sweep $(ARGS)
+	@$(RUN) pipeline sweep $(ARGS)
 
 status: setup ## say how far every variant is, and what to do next
-	@python -m pipeline status $(ARGS)
+	@$(RUN) pipeline status $(ARGS)
 
 compare: setup ## all variants in a table: make compare ARGS="--by accuracy --front"
-	@python -m pipeline compare $(ARGS)
+	@$(RUN) pipeline compare $(ARGS)
 
 choose: setup ## which one to ship: make choose ARGS="--latency-ms 4 --max-drop 1"
-	@python -m pipeline choose $(ARGS)
+	@$(RUN) pipeline choose $(ARGS)
 
 bench: setup ## time all that can run here: make bench ARGS="--min-accuracy 90 --batch 1 128"
-	@python -m stages.bench $(ARGS)
+	@$(RUN) pipeline bench $(ARGS)
 
 bundle: setup ## make a bundle for a device: make bundle [VARIANT=lacoot [LEVEL=5] [PRECISION=int8]]
-	@python -m pipeline bundle $(VARIANT) $(if $(LEVEL),--level $(LEVEL)) \
+	@$(RUN) pipeline bundle $(VARIANT) $(if $(LEVEL),--level $(LEVEL)) \
 		$(if $(PRECISION),--precision $(PRECISION))
 
 test: setup ## run the tests
 	@$(PYTEST)
 
 faults: setup ## kill, starve and corrupt every stage, fully (20 min); writes docs/faults.md
-	@SHOAL_FAULTS=full OMP_NUM_THREADS=1 python -m pytest -q -m fault -p tests.faults_table
+	@SHOAL_FAULTS=full OMP_NUM_THREADS=1 $(RUN) pytest -q -m fault -p tests.faults.faults_table
 
 check: setup ## format, lint, types, import contracts and tests
-	ruff format --check .
-	ruff check .
-	mypy
-	lint-imports
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+	$(BIN)/python -c 'from importlinter.cli import lint_imports_command as lint; lint()'
 	$(PYTEST)
 
 device-check: setup ## prove on a machine with a GPU what only a GPU can prove
-	@python scripts/device_check.py
+	@$(BIN)/python scripts/device_check.py
 
 ui: setup ## open the MLflow UI on this machine
-	@python -m stages.ui
+	@$(RUN) pipeline ui
 
 clean: ## remove everything that can be made again (data, artifacts, caches, environment)
 	rm -rf artifacts .cache .dvc/cache .dvc/tmp mlartifacts mlflow.db* .pytest_cache .mypy_cache .ruff_cache \

@@ -2,14 +2,14 @@
 
 A block is what lies between two skip connections (LaCoOT, arXiv 2406.08933, section 3): a module
 through which a path runs from input to output that only adds. A stage has such a path too, so a
-module that holds blocks in a list is looked into and not counted. A module without a skip
-connection counts where it stands for a block (the first of a stage, which changes the shape), or
-where the network has none at all (Inception, VGG). timm's `group_matcher` tells stems and
-downsampling layers from blocks where that is not plain.
+module that holds blocks in a list is searched and not counted. A module without a skip connection
+counts where it takes the role of a block (the first of a stage, which changes the shape), or where
+the network has none at all (Inception, VGG). timm's `group_matcher` distinguishes stems and
+downsampling layers from blocks where the structure does not.
 
-A block is removable when the identity can stand in its place: it is called once and returns one
-tensor, of the shape of its first argument; other arguments may depend on the images only where the
-skip connection shows that the first is the one that goes on.
+A block is removable when the identity can replace it: it is called once and returns one tensor, of
+the shape of its first argument; other arguments may depend on the images only where the skip
+connection shows that the first is the one that is passed on.
 """
 
 import re
@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from models.calls import Call, Calls, record_calls
-from models.replacements import ChannelMap
+from models.replacement.modules import ChannelMap
 
 LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -48,14 +48,13 @@ def find_blocks(model: nn.Module, example: Tensor) -> list[Block]:
     """
     calls = record_calls(model, example)
     names = _block_names(model, calls) or _weighted_layers(model)
-    names = [n for n in names if not isinstance(model.get_submodule(n), ChannelMap)]
-    order = {name: position for position, name in enumerate(calls)}
-    names.sort(key=lambda name: order.get(name, len(order)))  # those never called come last
-    return [_judge(name, calls.get(name, [])) for name in names]
+    order = [*calls, *names]  # as they run; those never called come last
+    blocks = [n for n in names if not isinstance(model.get_submodule(n), ChannelMap)]
+    return [_judge(name, calls.get(name, [])) for name in sorted(blocks, key=order.index)]
 
 
 def _block_names(model: nn.Module, calls: Calls) -> list[str]:
-    """Return the modules with a skip connection, and those that stand for one."""
+    """Return the modules with a skip connection, and those with the role of such a block."""
     modules = dict(model.named_modules())
     residual = {n for n, seen in calls.items() if seen[0].skips and _is_composite(modules[n])}
     roles = _roles(model)
@@ -64,8 +63,9 @@ def _block_names(model: nn.Module, calls: Calls) -> list[str]:
     stems = [n for n in outermost if roles.get(n) == "stem" and _is_listed(n, modules)]
     blocks = [n for n in [*allowed, *stems] if n in residual]
     # Without any skip connection, what keeps the shape shows what a block is.
-    kinds = {type(modules[n]) for n in blocks or allowed if n in residual or _keeps(n, calls)}
-    alike = kinds.difference(LISTS)
+    ends = {n: (seen[0].inputs, seen[0].outputs) for n, seen in calls.items()}
+    keep = {n for n, (inputs, outputs) in ends.items() if len(inputs) == 1 and inputs == outputs}
+    alike = {type(modules[n]) for n in blocks or allowed if n in residual | keep} - set(LISTS)
     return blocks + [
         n
         for n in allowed
@@ -133,10 +133,6 @@ def _weighted_layers(model: nn.Module) -> list[str]:
     ]
 
 
-def _keeps(name: str, calls: Calls) -> bool:
-    return name in calls and calls[name][0].keeps_shape
-
-
 def _roles(model: nn.Module) -> dict[str, str]:
     """Read off timm's `group_matcher` what a module is: ``block``, ``stem`` or ``other``.
 
@@ -176,7 +172,7 @@ def _judge(name: str, calls: list[Call]) -> Block:
     if len(calls) != 1:
         return Block(name, (), (), False, f"called {len(calls)} times in a forward pass")
     inputs, outputs = calls[0].inputs, calls[0].outputs
-    one_in = len(inputs) == 1 or calls[0].skips  # what is added to is what goes on without it
+    one_in = len(inputs) == 1 or calls[0].skips  # the skipped input is what is passed on
     if not one_in or len(outputs) != 1:
         reason = f"{len(inputs)} tensors enter and {len(outputs)} leave"
         return Block(name, (), (), False, reason)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import ShoalError
+from models.hooks import hooked
 
 ADDITIONS = {"AddBackward0", "SubBackward0"}  # autograd's names of what a skip connection may pass
 
@@ -27,11 +28,6 @@ class Call:
     oddity: str  # why the identity cannot take its arguments or give its result; empty if it can
     skips: bool  # a skip connection runs from the first tensor in to the first out
 
-    @property
-    def keeps_shape(self) -> bool:
-        """One tensor enters and one of the same shape leaves."""
-        return len(self.inputs) == 1 and self.inputs == self.outputs
-
 
 Calls = dict[str, list[Call]]  # by module path, in the order in which the modules finish
 
@@ -43,7 +39,7 @@ def record_calls(model: nn.Module, example: Tensor) -> Calls:
         ShoalError: the network does not run on the example.
     """
     calls: Calls = defaultdict(list)
-    with _frozen(model), _watched(model, calls), torch.enable_grad():
+    with evaluating(model), _frozen(model), _recorded(model, calls), torch.enable_grad():
         try:
             model(example.detach().requires_grad_().clone())  # no leaf: it may be changed in place
         except (RuntimeError, AssertionError, ValueError) as e:
@@ -55,48 +51,46 @@ def record_calls(model: nn.Module, example: Tensor) -> Calls:
 
 
 @contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode with frozen weights; afterwards it is as it was."""
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put the model in evaluation mode; afterwards every module is in the mode that it was in."""
     was_training = {module: module.training for module in model.modules()}
-    trained = [p for p in model.parameters() if p.requires_grad]
     try:
         model.eval()
+        yield
+    finally:
+        for module, training in was_training.items():
+            module.training = training
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Freeze the weights; afterwards those are trained that were before."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    try:
         for parameter in trained:
             parameter.requires_grad_(False)
         yield
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-        for module, training in was_training.items():
-            module.training = training
 
 
 @contextmanager
-def _watched(model: nn.Module, calls: Calls) -> Iterator[None]:
+def _recorded(model: nn.Module, calls: Calls) -> Iterator[None]:
     """Record every call of every module below the model's own."""
-    handles = []
-    for name, module in model.named_modules():
-        if name:
-            entered: list[tuple[list[Tensor], Any, Any]] = []
+    entered: dict[str, list[tuple[list[Tensor], Any, Any]]] = defaultdict(list)
 
-            def enter(_: nn.Module, args: Any, kwargs: Any, entered: Any = entered) -> None:
-                inputs = _activations([args, kwargs])
-                # What `x` came from is noted now: the module may change it in place.
-                entered.append((inputs, args, inputs[0].grad_fn if inputs else None))
+    def enter(name: str, _: nn.Module, args: Any, kwargs: Any) -> None:
+        inputs = _activations([args, kwargs])
+        # What `x` came from is noted now: the module may change it in place.
+        entered[name].append((inputs, args, inputs[0].grad_fn if inputs else None))
 
-            def leave(
-                _: nn.Module, __: Any, output: Any, name: str = name, entered: Any = entered
-            ) -> None:
-                inputs, args, source = entered.pop()
-                calls[name].append(_call(inputs, args, source, output))
+    def leave(name: str, _: nn.Module, __: Any, output: Any) -> None:
+        calls[name].append(_call(*entered[name].pop(), output))
 
-            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-            handles.append(module.register_forward_hook(leave))
-    try:
+    below = [name for name, _ in model.named_modules() if name]
+    with hooked(model, below, on_enter=enter, on_leave=leave):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _call(inputs: list[Tensor], args: Any, source: Any, output: Any) -> Call:

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of trained parameters (buffers, such as running statistics, left out)."""
+    """Return the number of trained parameters (without buffers such as running statistics)."""
     return sum(p.numel() for p in model.parameters())
 
 

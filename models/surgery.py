@@ -1,4 +1,4 @@
-"""Take blocks out of a PyTorch network."""
+"""Remove blocks from a PyTorch network."""
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,25 +19,25 @@ class Bypass(nn.Module):
 
 
 def bypass(
-    model: nn.Module, names: Iterable[str], stand_ins: Mapping[str, nn.Module] | None = None
+    model: nn.Module, names: Iterable[str], replacements: Mapping[str, nn.Module] | None = None
 ) -> nn.Module:
     """Return a copy of `model` with the named blocks replaced, by the identity without more.
 
     Args:
         model: a network; it is left as it is.
         names: dotted module paths, as `find_blocks` gives them, or names of units.
-        stand_ins: what takes a block's place instead of the identity, by name; used as it is.
+        replacements: modules to use instead of the identity, by name; not copied.
 
     Raises:
         BlockError: there is no module of that name; the message has near matches.
     """
     shallow = copy.deepcopy(model)
-    take_out(shallow, names, stand_ins)
+    remove_blocks(shallow, names, replacements)
     return shallow
 
 
-def take_out(
-    model: nn.Module, names: Iterable[str], stand_ins: Mapping[str, nn.Module] | None = None
+def remove_blocks(
+    model: nn.Module, names: Iterable[str], replacements: Mapping[str, nn.Module] | None = None
 ) -> None:
     """Do to `model` itself what `bypass` does to a copy; arguments and errors are the same."""
     modules = dict(model.named_modules())
@@ -47,11 +47,11 @@ def take_out(
             if not path or path not in modules:
                 raise BlockError(f"no block {name!r} in the network{near_matches(name, modules)}")
             model.set_submodule(path, Bypass())
-        if stand_ins and name in stand_ins:
-            model.set_submodule(first, stand_ins[name])
+        if replacements and name in replacements:
+            model.set_submodule(first, replacements[name])
 
 
-def put_back(shallow: nn.Module, model: nn.Module, names: Iterable[str]) -> nn.Module:
+def restore(shallow: nn.Module, model: nn.Module, names: Iterable[str]) -> nn.Module:
     """Undo `bypass`: return a copy of `shallow` with blocks of `model` in their places again.
 
     What else has changed in `shallow` since, such as weights, is kept.
@@ -64,7 +64,7 @@ def put_back(shallow: nn.Module, model: nn.Module, names: Iterable[str]) -> nn.M
 
 
 @contextmanager
-def left_out(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
+def bypassed(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
     """Let `model` itself run without the named blocks, which are back afterwards as they were.
 
     Raises:
@@ -73,7 +73,7 @@ def left_out(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
     names = list(names)
     modules = dict(model.named_modules())
     try:
-        take_out(model, names)
+        remove_blocks(model, names)
         yield
     finally:
         for path in (path for name in names for path in module_paths(name)):
@@ -82,10 +82,9 @@ def left_out(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
 
 
 def module_paths(name: str) -> list[str]:
-    """Return the dotted paths of the modules that a name stands for.
+    """Return the dotted paths of the modules that a name means.
 
-    Children of one module that run one after the other can go together: "a.conv+norm" stands for
-    a.conv and a.norm.
+    It may mean several children of one module: "a.conv+norm" is a.conv and a.norm.
     """
     first, *others = name.split("+")
     parent, dot, _ = first.rpartition(".")
@@ -93,6 +92,6 @@ def module_paths(name: str) -> list[str]:
 
 
 def joint_name(paths: Sequence[str]) -> str:
-    """Return the one name of modules that go together; `module_paths` takes it apart."""
+    """Return the one name of several children of one module: the inverse of `module_paths`."""
     first, *others = paths
     return "+".join([first, *(path.rpartition(".")[2] for path in others)])

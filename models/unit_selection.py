@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from models.errors import BlockError
 from models.units import UNITS, Unit
-from pipeline.params import Method
 
 # mode → {unit: the criterion that the mode orders by}. `official` takes the first unit that the
 # network offers: MobileNetV2 has the first, Swin the second, ResNet the third.
@@ -39,35 +38,30 @@ class Selection:
         return [unit for unit in self.units if unit.removable]
 
 
-def select_units(method: Method, model: nn.Module, example: Tensor) -> Selection:
-    """Find the units that `method` asks for.
+def select_units(
+    model: nn.Module, example: Tensor, mode: str = "paper", unit: str = "auto"
+) -> Selection:
+    """Find the units that a method asks for.
 
     Args:
-        method: the `method` section of a variant.
         model: a network.
         example: input images (n, c, h, w) on the model's device.
+        mode: a key of `ORDERS`.
+        unit: a key of that mode; ``auto`` is what the mode prescribes.
 
     Raises:
         ShoalError: the network does not run on the example.
         BlockError: the network has no unit of the kind that was asked for by name.
     """
-    orders = ORDERS[method.mode]
-    if method.mode == "official":
-        return _first_offered(orders, model, example)
-    unit = "block" if method.unit == "auto" else method.unit
-    selection = Selection(unit, orders[unit], UNITS[unit](model, example))
-    if method.unit != "auto" and not selection.removable:
+    orders = ORDERS[mode]
+    kinds = list(orders) if mode == "official" else ["block" if unit == "auto" else unit]
+    for kind in kinds:
+        selection = Selection(kind, orders[kind], UNITS[kind](model, example))
+        if selection.removable:
+            return selection
+    if unit != "auto":
         raise BlockError(
             f"{type(model).__name__} has no removable unit of the kind method.unit = {unit!r}; "
-            f"set it to auto or {' or '.join(other for other in orders if other != unit)}"
+            f"set it to auto or {' or '.join(other for other in orders if other != kind)}"
         )
-    return selection
-
-
-def _first_offered(orders: dict[str, str], model: nn.Module, example: Tensor) -> Selection:
-    """Return the first selection with something to remove; the last where none has."""
-    for unit, criterion in orders.items():
-        selection = Selection(unit, criterion, UNITS[unit](model, example))
-        if selection.removable:
-            break
     return selection

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from models.blocks import Block, find_blocks
+from models.calls import evaluating
+from models.hooks import paired
 from models.surgery import joint_name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unit(Block):
-    """A block or a part of one. `name` is what goes: a module's path, or siblings "a.conv+norm"."""
+    """A block or a part of one. `name` is a module's path, or several siblings': "a.conv+norm"."""
 
     entering: str  # the module whose input is compared
     leaving: str  # the module with whose output it is compared
@@ -30,12 +32,7 @@ class Unit(Block):
 def block_units(model: nn.Module, example: Tensor) -> list[Unit]:
     """Return the blocks, each with its input against its own output, as in the paper.
 
-    Args:
-        model: a network.
-        example: input images (n, c, h, w) on the model's device.
-
-    Raises:
-        ShoalError: the network does not run on the example.
+    Arguments and errors are those of `find_blocks`, here and below.
     """
     return [_unit(block) for block in find_blocks(model, example)]
 
@@ -43,7 +40,7 @@ def block_units(model: nn.Module, example: Tensor) -> list[Unit]:
 def later_block_units(model: nn.Module, example: Tensor) -> list[Unit]:
     """Return the blocks, the first of every stage kept: the authors' choice for ResNet.
 
-    A stage is what holds the block. Arguments and errors are those of `block_units`.
+    A stage is what holds the block.
     """
     stages: set[str] = set()
     units = []
@@ -58,7 +55,7 @@ def mlp_branch_units(model: nn.Module, example: Tensor) -> list[Unit]:
     """Return the blocks, each with its input against the raw output of the MLP that ends it.
 
     The authors' pair for Swin: the output is taken before it is added to the residual, so at
-    distance zero the block is no identity. Arguments and errors are those of `block_units`.
+    distance zero the block is no identity.
     """
     blocks = find_blocks(model, example)
     children = [
@@ -75,7 +72,7 @@ def depthwise_units(model: nn.Module, example: Tensor) -> list[Unit]:
     """Return the depthwise convolutions, each with the norm and activation that follow it.
 
     The authors' unit for MobileNetV2: its input against its output, inside a block that widens
-    its input first (an inverted residual). Arguments and errors are those of `block_units`.
+    its input first (an inverted residual).
     """
     blocks = find_blocks(model, example)
     modules = dict(model.named_modules())
@@ -104,16 +101,9 @@ UNITS: dict[str, Callable[[nn.Module, Tensor], list[Unit]]] = {
 
 def _unit(block: Block, reason: str = "", *, entering: str = "", leaving: str = "") -> Unit:
     """Return `block` as a unit, not removable for `reason` unless it has one of its own."""
-    reason = block.reason or reason
-    return Unit(
-        name=block.name,
-        in_shape=block.in_shape,
-        out_shape=block.out_shape,
-        removable=not reason,
-        reason=reason,
-        entering=entering or block.name,
-        leaving=leaving or block.name,
-    )
+    why = {"reason": block.reason or reason, "removable": not (block.reason or reason)}
+    ends = {"entering": entering or block.name, "leaving": leaving or block.name}
+    return Unit(**vars(block) | why | ends)
 
 
 @dataclass(frozen=True)
@@ -126,27 +116,16 @@ class _Call:
 def _record_calls(model: nn.Module, paths: Iterable[str], example: Tensor) -> list[_Call]:
     """Run the model once in evaluation mode; return the calls of these modules as they ended.
 
-    The tensors are kept alive, so that `is` tells which module reads what another made.
+    The tensors are kept alive, so that `is` shows which module reads what another made.
     """
     calls: list[_Call] = []
-    handles = []
-    for path in paths:
 
-        def record(_: nn.Module, args: Any, kwargs: Any, output: Any, path: str = path) -> None:
-            first = next(iter([*args, *kwargs.values()]), None)
-            entered, left = (t if isinstance(t, Tensor) else None for t in (first, output))
-            calls.append(_Call(path, entered, left))
+    def record(path: str, *ends: Any) -> None:
+        entered, left = (t if isinstance(t, Tensor) else None for t in ends)
+        calls.append(_Call(path, entered, left))
 
-        hook = model.get_submodule(path).register_forward_hook(record, with_kwargs=True)
-        handles.append(hook)
-    was_training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-        model.train(was_training)
+    with torch.no_grad(), evaluating(model), paired(model, paths, record):
+        model(example)
     return calls
 
 
@@ -161,7 +140,7 @@ def _mlp_branch_unit(model: nn.Module, block: Block, last: _Call | None) -> Unit
 
 
 def _is_mlp(module: nn.Module) -> bool:
-    """Tell whether the module widens each position by itself and then returns to its width."""
+    """Say whether the module widens each position by itself and then returns to its width."""
     weights = _matrices(module)
     if len(weights) < 2:
         return False
@@ -227,7 +206,7 @@ def _has_norm_and_activation(followers: Iterable[nn.Module]) -> bool:
 
 
 def _name(paths: Sequence[str], modules: Mapping[str, nn.Module]) -> str:
-    """Return the name of modules that go together: their parent's where they are all of it."""
+    """Return the joint name of modules, or their parent's where they are all of it."""
     parent = _parent(paths[0])
     sequence = modules[parent]
     whole = isinstance(sequence, nn.Sequential) and len(sequence) == len(paths)

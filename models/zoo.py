@@ -6,33 +6,29 @@ A trained network is a folder of two files: `model.json` (how to create it) and
 
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from models.errors import (
-    ArtifactError,
-    ShoalError,
-    UnknownModelError,
-    WeightsError,
-    near_matches,
-)
-from models.published import published_weights
-from models.replacements import blank_maps
+from models.errors import ArtifactError, ShoalError, UnknownModelError, WeightsError, near_matches
+from models.replacement.modules import blank_maps
 from models.resnet_cifar import ResNetCifar
-from models.saving import load_tensors, save_tensors
-from models.surgery import take_out
-from models.weights import Weights, load_into, read_weights
+from models.surgery import remove_blocks
+from models.weights.loading import Weights, load_into, read_weights
+from models.weights.published import published_weights
+from models.weights.saving import load_tensors, save_tensors
+
+SPEC = "model.json"
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What it takes to create a network again and to feed it."""
+    """How to create a network again, and what it takes as input."""
 
     name: str
     num_classes: int
@@ -43,8 +39,8 @@ class ModelSpec:
     classes: list[str]
     options: dict[str, Any] = field(default_factory=dict)
     initial_weights: str = "random"  # what its training started from
-    removed: list[str] = field(default_factory=list)  # blocks taken out while it trained
-    maps: dict[str, int] = field(default_factory=dict)  # of these, by a map along this axis
+    removed: list[str] = field(default_factory=list)  # blocks, in training
+    maps: dict[str, int] = field(default_factory=dict)  # their replacements: the axis of each map
 
     def example(self, batch: int = 2) -> Tensor:
         """Return a batch of zeros of the input's shape, (batch, in_chans, size, size)."""
@@ -60,16 +56,13 @@ def mobilenetv2_cifar(num_classes: int, in_chans: int) -> nn.Module:
     """MobileNetV2 for 32×32 images: stride 1 in the stem and in the second stage."""
     import timm
 
-    model: nn.Module = timm.create_model(
-        "mobilenetv2_100", num_classes=num_classes, in_chans=in_chans
-    )
-    for name in ("conv_stem", "blocks.1.0.conv_dw"):
-        convolution: Any = model.get_submodule(name)
-        convolution.stride = (1, 1)
-    return model
+    model: Any = timm.create_model("mobilenetv2_100", num_classes=num_classes, in_chans=in_chans)
+    model.conv_stem.stride = model.blocks[1][0].conv_dw.stride = (1, 1)
+    network: nn.Module = model
+    return network
 
 
-# What architectures raise for options they do not like.
+# What architectures raise for options that they do not take.
 CONSTRUCTION_ERRORS = (TypeError, ValueError, LookupError, AssertionError, RuntimeError)
 
 CIFAR_VARIANTS: dict[str, Callable[..., nn.Module]] = {
@@ -101,13 +94,13 @@ def create(
     Raises:
         UnknownModelError: there is no such name; the message has near matches.
         WeightsError: the weights cannot be had, or are another network's.
-        ShoalError: the architecture refuses an option.
+        ShoalError: the architecture does not take an option.
     """
     constructor = CIFAR_VARIANTS.get(name) or _timm_constructor(name)
     if weights is None and pretrained:
         weights = initial_weights(name)
     try:
-        model = constructor(num_classes, in_chans, **kw)
+        model = constructor(num_classes=num_classes, in_chans=in_chans, **kw)
     except CONSTRUCTION_ERRORS as e:
         what = f"model {name!r} cannot be created with the options {kw}"
         raise ShoalError(f"{what}: {type(e).__name__}: {e}") from e
@@ -132,11 +125,11 @@ def initial_weights(name: str, file: str | None = None) -> Weights:
         return read_weights(Path(file).expanduser())
     if name in CIFAR_VARIANTS:
         raise WeightsError(f"model {name!r} has no published weights; set pretrained: false")
-    _check_timm_name(name)
+    _timm_constructor(name)  # an unknown name is an error of its own
     return published_weights(name)
 
 
-def _check_timm_name(name: str) -> None:
+def _timm_constructor(name: str) -> Callable[..., nn.Module]:
     import timm
 
     if not timm.is_model(name.split(".", maxsplit=1)[0]):
@@ -145,20 +138,7 @@ def _check_timm_name(name: str) -> None:
             f"no model {name!r}{near_matches(name, known)}; "
             "any name of timm.list_models() will do, or " + ", ".join(CIFAR_VARIANTS)
         )
-
-
-def _timm_constructor(name: str) -> Callable[..., nn.Module]:
-    import timm
-
-    _check_timm_name(name)
-
-    def construct(num_classes: int, in_chans: int, **options: Any) -> nn.Module:
-        model: nn.Module = timm.create_model(
-            name, num_classes=num_classes, in_chans=in_chans, **options
-        )
-        return model
-
-    return construct
+    return partial(timm.create_model, name)
 
 
 def normalisation(model: nn.Module, channels: int) -> tuple[list[float], list[float]] | None:
@@ -170,16 +150,46 @@ def normalisation(model: nn.Module, channels: int) -> tuple[list[float], list[fl
     published: Any = model.pretrained_cfg
     if "mean" not in published:
         return None
-    mean, std = list(published["mean"]), list(published["std"])
-    if channels != len(mean):
-        mean, std = ([statistics.fmean(values)] * channels for values in (mean, std))
-    return mean, std
+    return for_channels(published["mean"], published["std"], channels)
+
+
+def for_channels(
+    mean: Sequence[float], std: Sequence[float], channels: int
+) -> tuple[list[float], list[float]]:
+    """Return (mean, std) for a number of channels: where it is another, their means."""
+    if channels == len(mean):
+        return list(mean), list(std)
+    return [statistics.fmean(mean)] * channels, [statistics.fmean(std)] * channels
 
 
 def save(folder: Path, spec: ModelSpec, model: nn.Module) -> None:
     """Write `model.json` and `weights.safetensors` into an existing folder."""
     save_weights(model, folder / "weights.safetensors")
-    (folder / "model.json").write_text(json.dumps(asdict(spec), indent=2) + "\n", encoding="utf-8")
+    save_spec(folder, spec)
+
+
+def save_spec(folder: Path, spec: ModelSpec) -> None:
+    """Write `model.json` into an existing folder."""
+    text = json.dumps(asdict(spec), indent=2) + "\n"
+    (folder / SPEC).write_text(text, encoding="utf-8")
+
+
+def spec_beside(weights: Path) -> ModelSpec | None:
+    """Return the `model.json` beside a file of weights, or beside what it is a link to.
+
+    Raises:
+        WeightsError: it is damaged, or not one that `save` wrote.
+    """
+    for path in (weights.with_name(SPEC), weights.resolve().with_name(SPEC)):
+        if path.is_file():
+            try:
+                return ModelSpec(**json.loads(path.read_text(encoding="utf-8")))
+            except (ValueError, TypeError) as e:
+                raise WeightsError(
+                    f"{path} is to say how images are normalised for {weights.name}, and is none "
+                    f"that `train` wrote ({e}); take it away, or set model.normalisation"
+                ) from e
+    return None
 
 
 def load(folder: Path) -> tuple[nn.Module, ModelSpec]:
@@ -189,16 +199,13 @@ def load(folder: Path) -> tuple[nn.Module, ModelSpec]:
         ArtifactError: a file is missing or damaged, or the weights are not this network's.
     """
     try:
-        spec = ModelSpec(**json.loads((folder / "model.json").read_text(encoding="utf-8")))
-        state, _ = load_tensors(folder / "weights.safetensors")
+        spec = ModelSpec(**json.loads((folder / SPEC).read_text(encoding="utf-8")))
+        state, _ = load_tensors(folder / "weights.safetensors", "train it again")
         model = create(spec.name, spec.num_classes, in_chans=spec.in_chans, **spec.options)
-        take_out(model, spec.removed, blank_maps(spec.maps, state))
+        remove_blocks(model, spec.removed, blank_maps(spec.maps, state))
         model.load_state_dict(state, strict=True)
     except FileNotFoundError as e:
         raise ArtifactError(f"{e.filename or folder} is missing; `dvc repro` makes it") from e
-    except SafetensorError as e:
-        weights = folder / "weights.safetensors"
-        raise ArtifactError(f"{weights} is damaged ({e}); train it again") from e
     except (json.JSONDecodeError, TypeError, KeyError, RuntimeError) as e:
         raise ArtifactError(f"{folder} holds no usable network ({e}); train it again") from e
     return model.eval(), spec
@@ -217,12 +224,10 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         ArtifactError: the file is missing or damaged, or is of another network.
     """
+    state, _ = load_tensors(path)
     try:
-        model.load_state_dict(load_tensors(path)[0], strict=True)
-    except FileNotFoundError as e:
-        raise ArtifactError(f"{path} is missing; `dvc repro` makes it") from e
-    except (SafetensorError, RuntimeError) as e:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as e:
         why = " ".join(str(e).split())
-        raise ArtifactError(
-            f"{path} holds no weights of this network ({why}); delete it and run `dvc repro`"
-        ) from e
+        fix = "delete it and run `dvc repro`"
+        raise ArtifactError(f"{path} holds no weights of this network ({why}); {fix}") from e

@@ -1,22 +1,18 @@
 """One thin script per DVC stage, run as ``python -m stages.<name> [variant]``."""
 
-import argparse
+import os
 import sys
-from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 
-from pipeline.guard import one_line_errors
+if sys.argv[:1] == ["-m"]:  # a stage is about to be imported, which takes seconds, and then run
+    if find_spec("torch") is None:  # this is not the Python of the environment
+        venv = Path(__file__).parents[1] / ".venv"
+        python = str(venv / "bin" / "python")
+        if not Path(python).exists() or Path(sys.prefix).resolve() == venv.resolve():
+            sys.exit(f"error: {sys.executable} lacks Shoal's packages; make setup, then make repro")
+        os.execv(python, [python, *sys.orig_argv[1:]])
 
+    from pipeline.core.exits import end_at_once_on_signals
 
-def run_stage(main: Callable[[], None]) -> None:
-    """Run a stage that covers all variants; a `ShoalError` becomes one line and exit code 1."""
-    with one_line_errors():
-        main()
-
-
-def run_variant_stage(main: Callable[[str], None]) -> None:
-    """Run a stage for the variant named on the command line."""
-    parser = argparse.ArgumentParser(description=sys.modules[main.__module__].__doc__)
-    parser.add_argument("variant", help="a name under `variants` in params.yaml")
-    arguments = parser.parse_args()
-    with one_line_errors():
-        main(arguments.variant)
+    end_at_once_on_signals()

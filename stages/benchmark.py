@@ -1,49 +1,32 @@
-"""Time one variant's engines on this machine: metrics/benchmark/<variant>.json."""
+"""Time the engines of all variants against each other, in one run: metrics/benchmark.json."""
 
-from typing import Any
-
-from pipeline.artifacts import artifacts_dir, metrics_path, read_json, write_json
-from pipeline.benchmark import benchmark
-from pipeline.contenders import graph_of
-from pipeline.data import validation_sample
-from pipeline.params import load_params
-from pipeline.protocol import machine, protocol_lines
-from stages import run_variant_stage
+from pipeline.core.artifacts import artifacts_dir, metrics_path, read_json
+from pipeline.core.params import load_params
+from pipeline.core.records import write_record
+from pipeline.core.stage_script import run_stage
+from pipeline.report.failures import with_numbers
 
 
-def main(variant: str) -> None:
-    """Time every engine that passed the parity ladder and can run here; say which did not."""
+def main() -> None:
+    """Time every engine that passed the parity chain and can run here; list which did not."""
+    # Processes that zeus starts import this module again, so what is slow is imported here.
+    from pipeline.benchmark.measurement import benchmark
+    from pipeline.benchmark.proven_engines import proven_engines
+    from pipeline.benchmark.table import as_markdown
+    from pipeline.benchmark.timing.protocol import machine
+    from pipeline.data.dataset import validation_sample
+
     params = load_params()
-    params.variant(variant)
-    built, verified, typed = (
-        read_json(metrics_path(stage, variant)) for stage in ("build", "verify", "precision")
+    variants, _ = with_numbers(params.variants)
+    metrics = benchmark(
+        proven_engines(variants, params.build),
+        validation_sample(artifacts_dir("prepare"), max(params.benchmark.batch_sizes)),
+        params.benchmark,
+        machine(read_json(artifacts_dir("probe") / "target.json")),
     )
-    timed = benchmark(
-        variant,
-        built,
-        verified,
-        artifacts_dir("build", variant),
-        graph=lambda one: artifacts_dir("precision", variant) / graph_of(one, typed),
-        images=validation_sample(artifacts_dir("prepare"), max(params.benchmark.batch_sizes)),
-        params=params,
-    )
-    target = machine(read_json(artifacts_dir("probe") / "target.json"))
-    write_json(metrics_path("benchmark", variant), {"variant": variant, "target": target, **timed})
-    _print(variant, timed)
-
-
-def _print(variant: str, timed: dict[str, Any]) -> None:
-    print("\n".join(protocol_lines(timed["protocol"])))
-    for backend, reason in timed["not_timed"].items():
-        print(f"{variant}: {backend} not timed: {reason}")
-    for level in timed["levels"]:
-        for precision, by_backend in level["latency_ms"].items():
-            for backend, batches in by_backend.items():
-                p50s = ", ".join(
-                    f"{t['p50']:.2f} ms at batch {size}" for size, t in batches.items()
-                )
-                print(f"{variant}: level {level['level']}  {precision} {backend} p50 {p50s}")
+    write_record(metrics_path("benchmark"), metrics)
+    print(as_markdown(metrics))
 
 
 if __name__ == "__main__":
-    run_variant_stage(main)
+    run_stage(main)

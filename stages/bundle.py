@@ -4,23 +4,21 @@ python -m stages.bundle lacoot --level 3 --precision int8
 """
 
 import argparse
-import json
-from dataclasses import asdict
 from pathlib import Path
 
-from models.errors import ParamsError
+from models.errors import ArtifactError, ParamsError
 from models.hashing import file_sha256
-from pipeline.artifacts import artifacts_dir, metrics_path, read_json
-from pipeline.bundle import write_bundle
-from pipeline.networks import load_trained
-from pipeline.params import load_params
-from pipeline.shipping.contents import Sources
-from pipeline.shipping.selection import PLANS, select
-from pipeline.verify import engine_tolerance
-from stages import run_stage
-
-STAGES = ("heal", "precision", "build", "verify", "benchmark")
-RUNS_IN_A_BUNDLE = ("onnxruntime", *PLANS)
+from pipeline.bundle.belonging import require_belonging
+from pipeline.bundle.manifest import Facts
+from pipeline.bundle.selection import batches_of, read_metrics, select
+from pipeline.bundle.writer import write_bundle
+from pipeline.core.artifacts import CACHE, artifacts_dir, locked, metrics_path, read_json
+from pipeline.core.params import load_params
+from pipeline.core.records import read_record
+from pipeline.core.stage_script import run_stage
+from pipeline.data.records import Prepared
+from pipeline.report.tracking.dvc_lock import locked_stages
+from stages.inputs import load_trained
 
 
 def main() -> None:
@@ -32,43 +30,49 @@ def main() -> None:
     parser.add_argument("--level", type=int, help="number of removed blocks (default: as planned)")
     parser.add_argument("--precision", help="of the graph (default: bundle.precision)")
     parser.add_argument("--into", type=Path, default=artifacts_dir("bundle"), help="folder")
+    parser.add_argument("--sign", type=Path, help="with this key of OpenSSH")
     options = parser.parse_args()
-    bundle(options.variant, options.level, options.precision, options.into)
+    bundle(options.variant, options.level, options.precision, options.into, options.sign)
 
 
-def bundle(variant: str | None, level: int | None, precision: str | None, into: Path) -> None:
+def bundle(
+    variant: str | None,
+    level: int | None,
+    precision: str | None,
+    into: Path,
+    key: Path | None = None,
+) -> None:
     """Write one bundle and print where it is and what is in it."""
     params = load_params()
     if variant is None:
         raise ParamsError(f"name a variant (make bundle VARIANT=...): {', '.join(params.variants)}")
     params.variant(variant)
-    facts = {stage: read_json(metrics_path(stage, variant)) for stage in STAGES}
-    selection = select(facts, level, precision or params.bundle.precision)
+    require_belonging(locked_stages(), variant)
+    metrics = read_metrics(variant)
+    selection = select(metrics, level, precision or params.bundle.precision)
     _, spec, data = load_trained(variant)
-    facts |= {
-        "model": asdict(spec),
-        "prepare": read_json(artifacts_dir("prepare") / "manifest.json"),
-        "target": read_json(artifacts_dir("probe") / "target.json"),
-    }
-    sources = Sources(
-        collapsed=artifacts_dir("collapse", variant) / f"level_{selection.level}.onnx",
-        graphs=artifacts_dir("precision", variant),
-        engines=artifacts_dir("build", variant),
-        data=data,
+    prepared = _prepared()
+    facts = Facts(
+        network=spec,
+        images=prepared.source,
+        pixels={"fit": prepared.fit, "transparent": prepared.transparent, "bits": prepared.bits},
+        batch=batches_of(metrics.build),
+        target=read_json(artifacts_dir("probe") / "target.json"),
     )
-    tolerances = {
-        name: asdict(engine_tolerance(selection.precision, name)) for name in RUNS_IN_A_BUNDLE
-    }
-    folder, archive = write_bundle(into, selection, facts, sources, params, tolerances)
-    _print(folder, archive, selection.left_out)
-
-
-def _print(folder: Path, archive: Path, left_out: dict[str, str]) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    for name, reason in left_out.items():
-        print(f"{folder.name}: left out {name}: {reason}")
-    print(f"{folder}: {len(manifest['files'])} files; try: python {folder / 'verify.py'}")
+    with locked(CACHE / "bundle"):  # two at once would write the same folder and archive
+        folder, archive = write_bundle(into, selection, facts, data, params.bundle.samples, key)
+    for name, reason in selection.skipped.items():
+        print(f"{folder.name}: skipped {name}: {reason}")
+    files = len(read_json(folder / "manifest.json")["files"])
+    print(f"{folder}: {files} files; try: python {folder / 'verify.py'}")
     print(f"{archive}: {archive.stat().st_size:,} bytes, sha256 {file_sha256(archive)}")
+
+
+def _prepared() -> Prepared:
+    manifest, metrics = artifacts_dir("prepare") / "manifest.json", metrics_path("prepare")
+    if metrics.is_file() and read_json(metrics) != read_json(manifest):
+        raise ArtifactError(f"{manifest} is not what {metrics} says; run `dvc repro -f prepare`")
+    return read_record(manifest, Prepared)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ import io
 import sys
 from typing import Any
 
-from pipeline.artifacts import artifacts_dir, metrics_path, replace_dir, write_json
-from pipeline.params import load_params
-from pipeline.prepare import prepare
-from stages import run_stage
+from pipeline.core.artifacts import artifacts_dir, metrics_path, replace_dir, write_json
+from pipeline.core.params import load_params
+from pipeline.core.stage_script import run_stage
+from pipeline.data.prepare import prepare
 
 
 def main() -> None:

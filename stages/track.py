@@ -3,14 +3,15 @@
 import sys
 
 from models.errors import ArtifactError, ParityError
-from pipeline.params import load_params
-from pipeline.presentation import present
-from pipeline.records import read_comparison, read_runs
-from pipeline.registry import register, withdraw
-from pipeline.releases import read_release
-from pipeline.store import TrackingError
-from pipeline.tracking import mirror
-from stages import run_stage
+from pipeline.core.params import load_params
+from pipeline.core.stage_script import run_stage
+from pipeline.report.comparison import read_summary
+from pipeline.report.tracking.experiment_page import present
+from pipeline.report.tracking.mirror import mirror, mirror_failures
+from pipeline.report.tracking.registry import register, withdraw
+from pipeline.report.tracking.release import read_release
+from pipeline.report.tracking.runs import read_comparison, read_runs
+from pipeline.report.tracking.store import TrackingError
 
 
 def main() -> None:
@@ -20,6 +21,7 @@ def main() -> None:
     comparison = read_comparison(params, runs)
     try:
         print(mirror(params.name, runs))
+        mirror_failures(params.name, read_summary().failures)
         present(params.name, comparison)
         release = read_release(params, comparison)
         if release:

@@ -1,22 +1,23 @@
-"""Fit what stands in for removed blocks, in closed form on calibration images: no training.
+"""Fit what replaces removed blocks, in closed form on calibration images: no training.
 
 Blocks are fitted in the order in which they run, each on the features that reach it in the network
-whose earlier blocks are replaced already, against what the block gave in the whole network. So a
-replacement also makes up for those before it.
+whose earlier blocks are replaced already, against the block's output in the whole network. So a
+replacement also corrects the errors of those before it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from models.replacements import ChannelMap, channel_axis
-from models.surgery import bypass, module_paths
+from models.hooks import run_to_end, run_to_start
+from models.replacement.axes import channel_axes
+from models.replacement.modules import ChannelMap
+from models.surgery import bypass
 
-StandIns = dict[str, ChannelMap]  # by the name of the block
+Replacements = dict[str, ChannelMap]  # by the name of the block
 RIDGE = 1e-6  # added to the inputs' covariance, relative to its mean variance
 CONSTANT = 1e-10  # a variance this small, relative to the mean square, is rounding
 
@@ -61,8 +62,8 @@ def linear(moments: Moments) -> Weight:
     return solved.t()
 
 
-LADDER: dict[str, Callable[[Moments], Weight]] = {"bias": bias, "affine": affine, "linear": linear}
-KINDS = ("identity", *LADDER)  # from the cheapest to the dearest
+FITS: dict[str, Callable[[Moments], Weight]] = {"bias": bias, "affine": affine, "linear": linear}
+KINDS = ("identity", *FITS)  # by their cost
 
 
 def cheapest(accuracies_pct: Mapping[str, float], slack_pct: float) -> str:
@@ -72,21 +73,26 @@ def cheapest(accuracies_pct: Mapping[str, float], slack_pct: float) -> str:
 
 
 @torch.no_grad()
-def fit(model: nn.Module, names: Sequence[str], kind: str, batches: Iterable[Tensor]) -> StandIns:
-    """Return what stands in for each of the named blocks.
+def fit(
+    model: nn.Module, names: Sequence[str], kind: str, batches: Iterable[Tensor]
+) -> Replacements:
+    """Return what replaces each of the named blocks.
 
     Args:
         model: the whole network, in evaluation mode.
         names: the blocks to replace, in any order.
-        kind: of `LADDER`.
+        kind: of `FITS`.
         batches: calibration images (n, c, h, w) on the model's device, read once per block.
+
+    Raises:
+        BlockError: a block's layers do not show which dimension holds the channels.
     """
     images = list(batches)
-    found: StandIns = {}
-    for name in _in_running_order(model, names, images[0]):
+    found: Replacements = {}
+    for name, axis in channel_axes(model, names, images[0]).items():
         shallow = bypass(model, [*found, name], found)
-        axis, moments = _moments(model, shallow, name, images)
-        weight = LADDER[kind](moments)
+        moments = _moments(model, shallow, name, axis, images)
+        weight = FITS[kind](moments)
         mean = moments.mean_x
         mapped = mean if weight is None else weight * mean if weight.ndim == 1 else weight @ mean
         offset = (moments.mean_y - mapped).float()
@@ -94,65 +100,22 @@ def fit(model: nn.Module, names: Sequence[str], kind: str, batches: Iterable[Ten
     return found
 
 
-class _Reached(Exception):  # noqa: N818 - the way out of a forward pass that went far enough
-    pass
-
-
-def _in_running_order(model: nn.Module, names: Sequence[str], images: Tensor) -> list[str]:
-    ran: list[str] = []
-    handles = [
-        model.get_submodule(module_paths(name)[0]).register_forward_pre_hook(
-            lambda *_, name=name: ran.append(name)
-        )
-        for name in names
-    ]
-    model(images[:1])
-    for handle in handles:
-        handle.remove()
-    return ran
-
-
 def _moments(
-    model: nn.Module, shallow: nn.Module, name: str, images: Sequence[Tensor]
-) -> tuple[int, Moments]:
-    """Return the axis of the channels, and the moments of what enters and what is wanted."""
-    first, *_ = paths = module_paths(name)
-    axis = 0
+    model: nn.Module, shallow: nn.Module, name: str, axis: int, images: Sequence[Tensor]
+) -> Moments:
+    """Return the moments, over the channels, of what enters a block and of what is wanted."""
     sums: list[Tensor] = []
     for batch in images:
-        x = _seen(shallow, first, batch, entering=True)
-        y = _seen(model, paths[-1], batch, entering=False)
-        axis = channel_axis(model.get_submodule(first), x.shape)
+        x, y = run_to_start(shallow, name, batch), run_to_end(model, name, batch)
         rows = [t.movedim(axis, -1).flatten(0, -2).double() for t in (x, y)]
         sums = _added(sums, *rows)
     count, sum_x, sum_y, xx, xy = sums
     mean_x, mean_y = sum_x / count, sum_y / count
     centred = (xx / count - torch.outer(mean_x, mean_x), xy / count - torch.outer(mean_x, mean_y))
-    return axis, Moments(mean_x, mean_y, *centred)
+    return Moments(mean_x, mean_y, *centred)
 
 
 def _added(sums: Sequence[Tensor], x: Tensor, y: Tensor) -> list[Tensor]:
     """Return the running sums of 1, x, y, xxᵀ and xyᵀ with the rows of x and y (n, c) added."""
     own = [x.new_tensor(float(len(x))), x.sum(dim=0), y.sum(dim=0), x.t() @ x, x.t() @ y]
     return [a + b for a, b in zip(sums, own, strict=True)] if sums else own
-
-
-def _seen(network: nn.Module, path: str, images: Tensor, *, entering: bool) -> Tensor:
-    """Return what enters or leaves a module; the network runs no further than that."""
-    seen: list[Tensor] = []
-
-    def enter(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-        seen.append(args[0])
-        raise _Reached
-
-    def leave(_: nn.Module, __: object, output: Tensor) -> None:
-        seen.append(output)
-        raise _Reached
-
-    module = network.get_submodule(path)
-    hook = module.register_forward_pre_hook if entering else module.register_forward_hook
-    handle = hook(enter if entering else leave)  # type: ignore[arg-type]
-    with suppress(_Reached):
-        network(images)
-    handle.remove()
-    return seen[0]

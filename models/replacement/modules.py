@@ -1,4 +1,4 @@
-"""What may stand in for a removed block: the identity, or a map of the channels alone.
+"""What may replace a removed block: the identity, or a map of the channels alone.
 
 The maps get richer from one to the next: x + b, a ⊙ x + b, W x + b, the same at every position.
 The last is the linear replacement of TOAST (arXiv 2410.04941) and ReplaceMe (arXiv 2505.02819).
@@ -10,13 +10,11 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.errors import ArtifactError
-from models.saving import load_tensors, save_tensors
 from models.surgery import module_paths
+from models.weights.saving import load_tensors, save_tensors
 
 
 class ChannelMap(nn.Module):
@@ -37,7 +35,7 @@ class ChannelMap(nn.Module):
         self.axis = axis
 
     def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
-        """Map the channels of `x` (n, ...); whatever else a block is given is left alone."""
+        """Map the channels of `x` (n, ...); other arguments are ignored."""
         if self.weight is None:
             return x + self._along_axis(self.bias, x)
         if self.weight.ndim == 1:
@@ -53,58 +51,35 @@ class ChannelMap(nn.Module):
         return values.reshape(shape)
 
 
-def channel_axis(block: nn.Module, shape: torch.Size) -> int:
-    """Return the dimension of the channels of a block's features of that shape (n, ...).
-
-    Vectors among the block's weights (norms, biases) are as long as there are channels; where they
-    do not tell, channels come second in images and last in sequences.
-    """
-    ndim = len(shape)
-    lengths = [len(p) for p in block.parameters() if p.ndim == 1]
-    second, last = (lengths.count(shape[axis]) for axis in (1, ndim - 1))
-    if second != last:
-        return 1 if second > last else ndim - 1
-    return 1 if ndim == 4 else ndim - 1
-
-
 def maps_in(network: nn.Module, names: Iterable[str]) -> dict[str, ChannelMap]:
-    """Return the maps that stand in for blocks of a network, by the block's name.
-
-    Args:
-        network: with blocks taken out.
-        names: those blocks; the ones that the identity stands in for are left out.
-    """
-    places = {name: network.get_submodule(module_paths(name)[0]) for name in names}
-    return {name: found for name, found in places.items() if isinstance(found, ChannelMap)}
+    """Return the maps that replace the removed blocks `names`, where the identity does not."""
+    found = {name: network.get_submodule(module_paths(name)[0]) for name in names}
+    return {name: module for name, module in found.items() if isinstance(module, ChannelMap)}
 
 
 def blank_maps(axes: Mapping[str, int], state: Mapping[str, Tensor]) -> dict[str, ChannelMap]:
-    """Return maps of zeros, of the form that they have in a network's state.
-
-    Args:
-        axes: the dimension of the channels, by the block's name.
-        state: what the network with its maps is to be loaded from.
+    """Return maps of zeros for blocks, given their axes, of the shapes that a state has for them.
 
     Raises:
-        KeyError: the state has no map in the place of a block.
+        KeyError: the state has no map for a block.
     """
     maps = {}
     for name, axis in axes.items():
-        place = module_paths(name)[0]
-        weight, bias = state.get(f"{place}.weight"), state[f"{place}.bias"]
+        path = module_paths(name)[0]
+        weight, bias = state.get(f"{path}.weight"), state[f"{path}.bias"]
         zeros = None if weight is None else torch.zeros_like(weight)
         maps[name] = ChannelMap(zeros, torch.zeros_like(bias), axis)
     return maps
 
 
-def save(stand_ins: Mapping[str, ChannelMap], path: Path) -> None:
-    """Write the maps that stand in for blocks, by name; at least one."""
+def save(replacements: Mapping[str, ChannelMap], path: Path) -> None:
+    """Write the maps that replace blocks, by name; at least one."""
     tensors = {
         f"{name}.{key}": value.contiguous()
-        for name, stand_in in stand_ins.items()
-        for key, value in stand_in.state_dict().items()
+        for name, replacement in replacements.items()
+        for key, value in replacement.state_dict().items()
     }
-    axes = {name: stand_in.axis for name, stand_in in stand_ins.items()}
+    axes = {name: replacement.axis for name, replacement in replacements.items()}
     save_tensors(tensors, path, metadata={"axes": json.dumps(axes)})
 
 
@@ -114,14 +89,8 @@ def load(path: Path) -> dict[str, ChannelMap]:
     Raises:
         ArtifactError: the file is missing or damaged.
     """
-    try:
-        tensors, described = load_tensors(path)
-        axes = json.loads(described["axes"])
-    except FileNotFoundError as e:
-        raise ArtifactError(f"{path} is missing; `dvc repro` makes it") from e
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as e:
-        raise ArtifactError(f"{path} is damaged ({e}); delete it and run `dvc repro`") from e
+    tensors, described = load_tensors(path)  # whole, as `save` wrote them
     return {
         name: ChannelMap(tensors.get(f"{name}.weight"), tensors[f"{name}.bias"], axis)
-        for name, axis in axes.items()
+        for name, axis in json.loads(described["axes"]).items()
     }

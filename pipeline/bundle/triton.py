@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.shipping.tensors import TensorFacts
+from pipeline.bundle.tensors import TensorFacts
 
 PLATFORMS = {"onnxruntime_onnx": "model.onnx", "tensorrt_plan": "model.plan"}
 TYPES = {"float32": "TYPE_FP32"}  # what goes in and out stays float32 in every precision

@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 
 from models.errors import ParamsError
-from pipeline.artifacts import replace_file
-from pipeline.params import Params, validate
+from pipeline.core.artifacts import replace_file
+from pipeline.core.params import validate
 
 
 def read_editable(path: Path) -> dict[str, Any]:
@@ -30,30 +30,17 @@ def read_editable(path: Path) -> dict[str, Any]:
     return content
 
 
-def check(document: dict[str, Any], path: Path) -> Params:
-    """Return what the stages would read if the document stood at `path`.
-
-    Raises:
-        ParamsError: it is not valid.
-    """
-    return validate(yaml.safe_load(_text(document)), path)
-
-
 def write_valid(document: dict[str, Any], path: Path) -> None:
     """Replace the file at `path` by a document, only if the result is valid.
 
     Raises:
         ParamsError: it is not.
     """
-    check(document, path)
-    with replace_file(path) as temporary:
-        temporary.write_text(_text(document), encoding="utf-8")
-
-
-def _text(document: dict[str, Any]) -> str:
     text = io.StringIO()
     _editor().dump(document, text)
-    return text.getvalue()
+    validate(yaml.safe_load(text.getvalue()), path)
+    with replace_file(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
 def _editor() -> Any:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import ParamsError, near_matches
-from pipeline.params import PARAMS
-from pipeline.params_file import read_editable, write_valid
+from pipeline.cli.params_editor import read_editable, write_valid
+from pipeline.core.params import PARAMS
 
 PRESETS = Path("params")
 
@@ -22,7 +22,7 @@ def apply_presets(
     """Lay presets over the file at `path`; return what the user should know about them.
 
     Args:
-        names: files of `presets`, without their suffix; a later one goes over an earlier one.
+        names: files of `presets`, without their suffix; a later one is laid over an earlier one.
         data: the folder of the images, as `prepare.path`. Without it the path stays, unless the
             source is another now: what it names is no longer meant.
         path: params.yaml; it is replaced only if the result is valid.
@@ -43,7 +43,7 @@ def apply_presets(
 
 
 def combined(names: Sequence[str], presets: Path = PRESETS) -> tuple[dict[str, Any], list[str]]:
-    """Return the presets laid over each other, then what each says `with` the others; and notes.
+    """Return the presets laid over each other, then what each has `with` the others; and notes.
 
     Raises:
         ParamsError: no preset of that name, or one that is not valid.

@@ -1,13 +1,23 @@
-"""Start MLflow's UI on the runs of this folder, on 127.0.0.1 and lean."""
+"""Start MLflow's UI on the runs of this folder, on 127.0.0.1 and lean.
 
+It prints its address, and that of the page where all variants are compared. Where
+MLFLOW_TRACKING_URI names a server, nothing is started: its own address is printed.
+
+examples:
+  python -m pipeline ui
+  MLFLOW_TRACKING_URI=http://runs.example:5000 python -m pipeline ui
+"""
+
+import contextlib
 import os
 import socket
 import sys
-from pathlib import Path
 
-from pipeline.params import load_params
-from pipeline.presentation import page
-from pipeline.store import (
+import click
+
+from pipeline.core.params import load_params
+from pipeline.report.tracking.experiment_page import page
+from pipeline.report.tracking.store import (
     ARTIFACT_ROOT,
     TrackingError,
     is_server,
@@ -15,7 +25,6 @@ from pipeline.store import (
     sqlite_file,
     store_uri,
 )
-from stages import run_stage
 
 HOST = "127.0.0.1"
 FIRST_PORT = 5000
@@ -23,7 +32,8 @@ FIRST_PORT = 5000
 LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
-def main() -> None:
+@click.command(help=__doc__)
+def command() -> None:
     """Print the address, then become the server. A remote store has its own: print that."""
     uri = store_uri()
     if is_server(uri):
@@ -41,7 +51,7 @@ def main() -> None:
     print_comparison(address)
     sys.stdout.flush()
     command = [
-        *(str(Path(sys.executable).with_name("mlflow")), "ui"),
+        *(sys.executable, "-m", "mlflow", "ui"),
         *("--backend-store-uri", uri, "--default-artifact-root", ARTIFACT_ROOT.resolve().as_uri()),
         *("--host", HOST, "--port", str(port), "--workers", "1"),
     ]
@@ -62,21 +72,9 @@ def print_comparison(address: str) -> None:
 def free_port() -> int:
     """Return the first port from 5000 upwards that nothing listens on."""
     for port in range(FIRST_PORT, FIRST_PORT + 1000):
-        with socket.socket() as probe:
+        with socket.socket() as probe, contextlib.suppress(OSError):
             # As the server does: a port of connections that have just closed is free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if not _taken(probe, port):
-                return port
+            probe.bind((HOST, port))
+            return port
     raise TrackingError(f"no free port from {FIRST_PORT} upwards; stop a server that is not needed")
-
-
-def _taken(probe: socket.socket, port: int) -> bool:
-    try:
-        probe.bind((HOST, port))
-    except OSError:
-        return True
-    return False
-
-
-if __name__ == "__main__":
-    run_stage(main)

@@ -1,7 +1,7 @@
 """Put channel maps into an ONNX graph in as few operators as they need.
 
-A map stands in the graph as one placeholder first. Where it alone reads another map or a
-convolution, the two become one, which is free; what is left is spelt out in standard operators.
+A map is one placeholder in the graph first. Where it alone reads another map or a convolution, the
+two are fused, which is free; the others are written out in standard operators.
 """
 
 from collections.abc import Collection, Mapping
@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.replacements import ChannelMap
+from models.replacement.modules import ChannelMap
 
 PLACEHOLDER = "shoal::ChannelMap"
 Array = NDArray[np.float32]
@@ -37,11 +37,11 @@ class Map:
         return (self.weight * x if self.weight.ndim == 1 else self.weight @ x) + self.bias
 
 
-Maps = Mapping[str, Map]  # by the name of the block they stand in for
+Maps = Mapping[str, Map]  # by the name of the block that each replaces
 
 
-def as_maps(stand_ins: Mapping[str, ChannelMap]) -> Maps:
-    """Return what stands in for blocks of a PyTorch network in the form that graphs take."""
+def as_maps(replacements: Mapping[str, ChannelMap]) -> Maps:
+    """Return the replacements of a PyTorch network's blocks in the form that graphs take."""
 
     def array(tensor: Tensor) -> Array:
         values: Array = tensor.detach().cpu().numpy()
@@ -49,7 +49,7 @@ def as_maps(stand_ins: Mapping[str, ChannelMap]) -> Maps:
 
     return {
         name: Map(None if own.weight is None else array(own.weight), array(own.bias), own.axis)
-        for name, own in stand_ins.items()
+        for name, own in replacements.items()
     }
 
 
@@ -61,16 +61,16 @@ def place(graph: gs.Graph, name: str, source: gs.Tensor, channel_map: Map) -> gs
     return made
 
 
-def settle(graph: gs.Graph, ends: Collection[str]) -> dict[str, str]:
-    """Merge the placed maps into what they read where that is free; spell out the others.
+def fuse(graph: gs.Graph, ends: Collection[str]) -> dict[str, str]:
+    """Fuse the placed maps with what they read where that is free; write out the others.
 
     Args:
         graph: with placed maps.
-        ends: tensors in which blocks end. No map is merged into what makes them, for it must stay
-            where the block is removed later.
+        ends: tensors in which blocks end. No map is fused with what makes them: it has to remain
+            when such a block is removed later.
 
     Returns:
-        {tensor of a merged map: the tensor that holds its values now}.
+        {tensor of a fused map: the tensor that holds its values now}.
     """
     graph.toposort()
     moved: dict[str, str] = {}
@@ -78,19 +78,19 @@ def settle(graph: gs.Graph, ends: Collection[str]) -> dict[str, str]:
         (source,), (made,) = node.inputs, node.outputs
         alone = len(source.outputs) == 1 and not any(source is out for out in graph.outputs)
         free = alone and source.name not in ends
-        if source.inputs and free and _merged(source.inputs[0], node):
+        if source.inputs and free and _fused(source.inputs[0], node):
             for reader in list(made.outputs):
                 reader.inputs = [source if tensor is made else tensor for tensor in reader.inputs]
             moved[made.name] = source.name
             graph.nodes.remove(node)
             node.inputs.clear()
     for node in [node for node in graph.nodes if node.op == PLACEHOLDER]:
-        _spell_out(graph, node)
+        _write_out(graph, node)
     graph.cleanup().toposort()
     return moved
 
 
-def _merged(producer: gs.Node, node: gs.Node) -> bool:
+def _fused(producer: gs.Node, node: gs.Node) -> bool:
     """Let the producer compute the map as well; say whether it can."""
     second: Map = node.attrs["map"]
     if producer.op == PLACEHOLDER:
@@ -118,7 +118,7 @@ def _merged(producer: gs.Node, node: gs.Node) -> bool:
     return True
 
 
-def _spell_out(graph: gs.Graph, node: gs.Node) -> None:
+def _write_out(graph: gs.Graph, node: gs.Node) -> None:
     """Replace a placeholder by Add, Mul and Add, a 1×1 convolution, or MatMul and Add."""
     channel_map: Map = node.attrs["map"]
     (source,), (made,), name = node.inputs, node.outputs, node.name

@@ -1,7 +1,7 @@
-"""Remove blocks from an exported ONNX graph: bypass each, then drop what is dead.
+"""Remove blocks from an exported ONNX graph: bypass each, then drop the unused nodes.
 
 A block with one activation entering and one leaving, of the same shape, is bypassed by letting
-every consumer of the latter read the former, or a map of its channels that stands in for the block.
+every consumer of the latter read the former, or a map of its channels that replaces the block.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -14,16 +14,11 @@ from onnx import ModelProto
 from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
 from models.errors import ArtifactError, BlockError, near_matches
-from pipeline.artifacts import replace_file
-from pipeline.channel_maps import Maps, place, settle
-from pipeline.onnx_graph import (
-    Boundary,
-    GraphSize,
-    graph_size,
-    load_onnx,
-    read_boundaries,
-    record_boundaries,
-)
+from pipeline.collapse.channel_maps import Maps, fuse, place
+from pipeline.core.artifacts import replace_file
+from pipeline.export.boundaries import Boundary, load_onnx, read_boundaries, record_boundaries
+from pipeline.export.graph_size import graph_size
+from pipeline.export.records import GraphSize
 
 
 @dataclass(frozen=True)
@@ -36,7 +31,7 @@ class CollapseReport:
 
 
 def collapse_onnx(
-    source: Path, target: Path, remove: Sequence[str], stand_ins: Maps | None = None
+    source: Path, target: Path, remove: Sequence[str], replacements: Maps | None = None
 ) -> CollapseReport:
     """Write `source` without the named blocks to `target`.
 
@@ -44,7 +39,7 @@ def collapse_onnx(
         source: an ONNX file written by `export_onnx` (or by this function).
         target: the collapsed file; tensor and node names and metadata are kept.
         remove: block names, as `find_blocks` gives them, in any order.
-        stand_ins: what takes the place of removed blocks instead of the identity, by name.
+        replacements: of removed blocks, by name; the identity where there is none.
 
     Raises:
         BlockError: a block is unknown, changes shape, or has more than one activation entering
@@ -57,7 +52,9 @@ def collapse_onnx(
     _require_tensors(model, chosen)
     kept = [b for name, b in boundaries.items() if name not in set(remove)]
     ends = {end for boundary in kept for end in boundary.outputs}
-    collapsed, replaced = _bypass(model, chosen, stand_ins or {}, ends) if chosen else (model, {})
+    collapsed, replaced = (
+        _bypass(model, chosen, replacements or {}, ends) if chosen else (model, {})
+    )
     record_boundaries(collapsed, [_moved(boundary, replaced) for boundary in kept])
     with replace_file(target) as temporary:
         onnx.save(collapsed, temporary)
@@ -66,7 +63,7 @@ def collapse_onnx(
 
 
 def _removable(name: str, boundaries: Mapping[str, Boundary]) -> Boundary:
-    """Return the block's boundary, or say why it cannot be removed."""
+    """Return the block's boundary; raise `BlockError` where it cannot be removed."""
     if name not in boundaries:
         known = ", ".join(n for n, b in boundaries.items() if not b.reason) or "none"
         hint = near_matches(name, boundaries)
@@ -96,15 +93,15 @@ def _require_tensors(model: ModelProto, chosen: Sequence[Boundary]) -> None:
 
 
 def _moved(boundary: Boundary, replaced: Mapping[str, str]) -> Boundary:
-    """Return the boundary of a block that stays, entered by what its removed neighbours left."""
+    """Return the boundary of a kept block, entered by what removed neighbours are replaced with."""
     inputs = sorted({replaced.get(name, name) for name in boundary.inputs})
     return Boundary(boundary.name, inputs, boundary.outputs, boundary.reason)
 
 
 def _bypass(
-    model: ModelProto, chosen: Sequence[Boundary], stand_ins: Maps, ends: Collection[str]
+    model: ModelProto, chosen: Sequence[Boundary], replacements: Maps, ends: Collection[str]
 ) -> tuple[ModelProto, dict[str, str]]:
-    """Rewire the graph around the chosen blocks and drop the nodes left without a consumer.
+    """Rewire the graph around the chosen blocks and drop the nodes without a consumer.
 
     `ends` are the tensors in which kept blocks end. Returns the graph, and {a block's output: the
     tensor that is read instead}.
@@ -114,8 +111,8 @@ def _bypass(
     instead: dict[str, gs.Tensor] = {}
     for block in chosen:
         entering = instead.get(block.inputs[0], tensors[block.inputs[0]])
-        if block.name in stand_ins:
-            entering = place(graph, block.name, entering, stand_ins[block.name])
+        if block.name in replacements:
+            entering = place(graph, block.name, entering, replacements[block.name])
         _read_instead(graph, tensors[block.outputs[0]], entering)
         instead = {
             name: entering if tensor is tensors[block.outputs[0]] else tensor
@@ -123,7 +120,7 @@ def _bypass(
         } | {block.outputs[0]: entering}
     try:
         graph.cleanup()
-        moved = settle(graph, ends)
+        moved = fuse(graph, ends)
         collapsed: ModelProto = gs.export_onnx(graph, do_type_check=False)
     except OnnxGraphSurgeonException as e:
         names = ", ".join(block.name for block in chosen)

@@ -11,8 +11,8 @@ def pick_device() -> torch.device:
 def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
     """Return the autocast type for ``auto | fp32 | bf16 | fp16``; float32 means no autocast.
 
-    ``auto`` takes bf16 where the device computes in it (CUDA from Ampere on, CPUs with
-    AVX512-BF16 or AMX), fp16 on older CUDA devices, and fp32 elsewhere.
+    ``auto`` takes bf16 on CUDA devices from Ampere on, fp16 on older ones, and fp32 on CPUs, where
+    bf16 has left uninitialised memory in gradients (`models.padding`).
     """
     fixed = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if wanted in fixed:
@@ -20,6 +20,4 @@ def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         native_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native_bf16 else torch.float16
-    features = torch.cpu.get_capabilities()
-    has_bf16 = features.get("avx512_bf16") or features.get("amx_bf16")
-    return torch.bfloat16 if has_bf16 else torch.float32
+    return torch.float32

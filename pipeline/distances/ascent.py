@@ -1,9 +1,9 @@
-"""Climb to the direction of the largest distance: arg max over unit θ of W_2(θ·X, θ·Y).
+"""The direction of the largest distance by ascent: arg max over unit θ of W_2(θ·X, θ·Y).
 
 W_2² along θ is θᵀMθ with M = (1/n) Σ (x_i − y_σ(i))(x_i − y_σ(i))ᵀ and σ the coupling that is
-monotone along θ. Its gradient 2Mθ lies in the span of the rows, so nothing is searched outside.
-Everything needs projections and weighted sums of rows only; with several processes the former
-are gathered and the latter added up.
+monotone along θ. Its gradient 2Mθ lies in the span of the rows, so only that span is searched.
+Only projections and weighted sums of rows are needed; with several processes the former are
+gathered and the latter summed.
 """
 
 import math
@@ -12,16 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from pipeline.coupling import residuals
-from pipeline.distances import transport_costs
-from pipeline.distributed import (
-    gather_columns,
-    global_count,
-    own_columns,
-    sum_over_processes,
-)
-from pipeline.layout import Order
-from pipeline.projections import project, pull_back
+from pipeline.core.distributed import gather_columns, global_count, own_columns, sum_over_processes
+from pipeline.distances.coupling import residuals
+from pipeline.distances.memory_order import Order
+from pipeline.distances.projections import project, pull_back
+from pipeline.distances.sliced import transport_costs
 
 ANGLES = 16  # tried per step: π/2, π/4, …
 
@@ -43,9 +38,9 @@ def power_step(
         order: of the features' coordinates.
     """
     own = own_columns(gaps, len(x))
-    moved = sum_over_processes(pull_back([(own[:, 0], x), (own[:, 1], y)], order))
-    length = torch.linalg.vector_norm(moved, dim=1, keepdim=True)
-    return torch.where(length > 0, moved / length, thetas.to(moved.dtype))
+    product = sum_over_processes(pull_back([(own[:, 0], x), (own[:, 1], y)], order))
+    length = torch.linalg.vector_norm(product, dim=1, keepdim=True)
+    return torch.where(length > 0, product / length, thetas.to(product.dtype))
 
 
 @torch.no_grad()
@@ -67,8 +62,8 @@ def ascend(
     Args:
         x, y: equally many samples.
         order: of the features' coordinates, also in the result.
-        starts: climbs, each to a maximum of its own.
-        steps: at most; the climbs end where none gains more than one part in a million.
+        starts: number of ascents, each to a local maximum.
+        steps: at most; the ascents end where none gains more than one part in a million.
         generator: of the starts.
     """
     thetas = _starts(x, y, order, starts, generator)
@@ -109,8 +104,8 @@ def _starts(
     to_x, to_y = (own_columns(part, len(x)) for part in torch.split(weights, n, dim=1))
     thetas = sum_over_processes(pull_back([(to_x, x), (to_y, y)], order))
     length = thetas.norm(dim=1, keepdim=True)
-    anything = torch.full_like(thetas, thetas.shape[1] ** -0.5)
-    return torch.where(length > 0, thetas / length, anything)
+    diagonal = torch.full_like(thetas, thetas.shape[1] ** -0.5)
+    return torch.where(length > 0, thetas / length, diagonal)
 
 
 def _orthogonal(directions: Tensor, to: Tensor) -> Float[Tensor, "s d"]:

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from pipeline.distributed import gather_columns, own_columns, world_size
-from pipeline.layout import Order, from_rows, memory_order
-from pipeline.projections import low_rank, project
+from pipeline.core.distributed import gather_columns, own_columns, world_size
+from pipeline.distances.memory_order import Order, from_rows, memory_order
+from pipeline.distances.projections import low_rank, project
 
 Pairs = Mapping[str, tuple[Tensor, Tensor]]  # block → (input, output), each (n, ...)
 Thetas = Sequence[Float[Tensor, "1 _"]]  # a direction per block, its coordinates as in `Feature`
@@ -55,17 +55,11 @@ def block_orders(features: Sequence[Feature]) -> list[Order]:
 @torch.no_grad()
 def projected(features: Sequence[Feature], thetas: Thetas) -> Projected:
     """Return the projections of the inputs and outputs of all processes; each tensor read once."""
-    rows: dict[tuple[int, int], Tensor] = {}
+    rows: dict[tuple[int, int], Float[Tensor, " n"]] = {}
     for feature in features:
-        values = project(feature.x, _own(feature, thetas), feature.order)
+        values = project(feature.x, _thetas_of(feature, thetas), feature.order)
         rows.update(zip(feature.places, values.unbind(), strict=True))
-    return side_by_side(rows)
-
-
-def side_by_side(rows: Mapping[tuple[int, int], Float[Tensor, " n"]]) -> Projected:
-    """Return projections, given by place, of all processes."""
-    stacked = torch.stack([rows[place] for place in sorted(rows)])
-    gathered: Tensor = gather_columns(stacked)
+    gathered: Tensor = gather_columns(torch.stack([rows[place] for place in sorted(rows)]))
     return gathered.reshape(len(rows) // 2, 2, -1)
 
 
@@ -88,14 +82,14 @@ def distances_along(
         projections: what `projected` returns for them.
     """
     targets = [
-        _Target(tuple(f.x.shape[1:]), f.x.dtype, f.order, f.places, _own(f, thetas))
+        _Target(tuple(f.x.shape[1:]), f.x.dtype, f.order, f.places, _thetas_of(f, thetas))
         for f in features
     ]
     values, gaps = _Distances.apply(targets, projections, *(f.x for f in features))
     return values, gaps
 
 
-def _own(feature: Feature, thetas: Thetas) -> Float[Tensor, "k d"]:
+def _thetas_of(feature: Feature, thetas: Thetas) -> Float[Tensor, "k d"]:
     """Return the directions of the blocks that share a tensor."""
     own = [thetas[number] for number, _ in feature.places]
     return own[0] if len(own) == 1 else torch.cat(own)

@@ -1,49 +1,57 @@
-"""How the direction of the largest distance is sought, block by block (LaCoOT, section 4).
+"""Estimators of the largest distance over all directions, block by block (LaCoOT, section 4).
 
-`random` tries fresh directions at every step, as the paper does. `power` keeps one direction per
+`random` tries new directions at every step, as the paper does. `power` keeps one direction per
 block and improves it by one power iteration per step, as spectral normalisation does
-(arXiv 1802.05957). `ascent` climbs to the maximum at every step: slow, for reference.
+(arXiv 1802.05957). `ascent` searches for the maximum at every step: slow, for reference.
 
-Random directions see a shift δ of the features only as about 2.5·‖δ‖/√d. `power` and `ascent` see
-all of it and multiply the distance by that factor (`random_gain`): a shift then costs the same by
-every estimator, and λ keeps its meaning.
+Random directions measure a shift δ of the features only as about 2.5·‖δ‖/√d. `power` and `ascent`
+measure all of it and multiply the distance by that factor (`random_gain`): a shift then costs the
+same by every estimator, and λ keeps its meaning.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Protocol, runtime_checkable
+from functools import cache
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from pipeline.ascent import ascend, power_step
-from pipeline.coupling import Pairs, block_orders, distances_along, distinct, projected
-from pipeline.distances import sort, sorted_costs
-from pipeline.distributed import gather_columns
-from pipeline.layout import as_rows, from_rows
-from pipeline.projections import directions, try_directions
+from pipeline.core.distributed import gather_columns
+from pipeline.distances.ascent import ascend, power_step
+from pipeline.distances.coupling import Pairs, block_orders, distances_along, distinct, projected
+from pipeline.distances.memory_order import as_rows, from_rows
+from pipeline.distances.projections import directions, try_directions
+from pipeline.distances.sliced import sort, sorted_costs
 
 
-@runtime_checkable
-class Estimator(Protocol):
-    """Measures the distance of every pair, with a gradient; may remember things between steps."""
+class Estimator(ABC):
+    """Measures the distance of every pair, with a gradient; may keep directions between steps."""
 
+    def __init__(self, n_projections: int) -> None:
+        self.n_projections = n_projections
+        self.thetas: dict[str, Tensor] = {}  # block → direction, of the features' shape
+
+    @abstractmethod
     def __call__(self, pairs: Pairs, generator: Generator) -> Float[Tensor, " blocks"]:
         """Return one distance per block; `generator` must be alike in all processes of a run."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what a continued run needs."""
+        """Return what a continued run needs: the directions that are kept."""
+        return dict(self.thetas)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
+        self.thetas = dict(state)
+
+    def _gains(self, pairs: Pairs) -> Float[Tensor, " blocks"]:
+        gain, xs = random_gain(self.n_projections), [x for x, _ in pairs.values()]
+        return torch.tensor([gain / math.sqrt(x[0].numel()) for x in xs], device=xs[0].device)
 
 
-class Random:
-    """The best of `n_projections` fresh directions, one set of them per feature width."""
-
-    def __init__(self, n_projections: int) -> None:
-        self.n_projections = n_projections
+class Random(Estimator):
+    """The best of `n_projections` new directions, one set of them per feature width."""
 
     def __call__(self, pairs: Pairs, generator: Generator) -> Float[Tensor, " blocks"]:
         """See `Estimator`. Every tensor is projected once, however many blocks share it."""
@@ -69,25 +77,14 @@ class Random:
         ]
         if any(feature.x.dtype.itemsize < 4 for feature in features):
             projections = projected(features, thetas)
-        else:  # known already
+        else:  # computed above
             rows = [tried[b, side].index_select(0, best[b]) for b, side in sorted(tried)]
             projections = torch.cat(rows).reshape(len(pairs), 2, -1)
         return distances_along(features, thetas, projections)[0]
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return nothing: every step starts afresh."""
-        return {}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up nothing."""
-
-
-class Power:
+class Power(Estimator):
     """One direction per block; after each step θ ← Mθ / ‖Mθ‖, M of that step's coupling."""
-
-    def __init__(self, n_projections: int) -> None:
-        self.gain = random_gain(n_projections)
-        self.thetas: dict[str, Tensor] = {}  # block → direction, of the features' shape
 
     def __call__(self, pairs: Pairs, generator: Generator) -> Float[Tensor, " blocks"]:
         """See `Estimator`. The first direction of a block is drawn from `generator`."""
@@ -100,27 +97,14 @@ class Power:
                 self.thetas[name] = drawn.reshape(x.shape[1:])
             thetas.append(as_rows(self.thetas[name].to(x.device)[None], order))
         distances, gaps = distances_along(features, thetas, projected(features, thetas))
-        for (name, (x, y)), theta, own_gaps, order in zip(
-            pairs.items(), thetas, gaps, orders, strict=True
-        ):
-            moved = power_step(theta, x, y, own_gaps[None], order)
-            self.thetas[name] = from_rows(moved, tuple(x.shape[1:]), order)[0]
-        return distances * _gains(pairs, self.gain)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the directions."""
-        return dict(self.thetas)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up the directions."""
-        self.thetas = dict(state)
+        for i, (name, (x, y)) in enumerate(pairs.items()):
+            improved = power_step(thetas[i], x, y, gaps[i, None], orders[i])
+            self.thetas[name] = from_rows(improved, tuple(x.shape[1:]), orders[i])[0]
+        return distances * self._gains(pairs)
 
 
-class Ascent:
+class Ascent(Estimator):
     """The maximum itself, by ascent from several starts at every step."""
-
-    def __init__(self, n_projections: int) -> None:
-        self.gain = random_gain(n_projections)
 
     def __call__(self, pairs: Pairs, generator: Generator) -> Float[Tensor, " blocks"]:
         """See `Estimator`."""
@@ -130,14 +114,7 @@ class Ascent:
             for (x, y), order in zip(pairs.values(), block_orders(features), strict=True)
         ]
         distances, _ = distances_along(features, thetas, projected(features, thetas))
-        return distances * _gains(pairs, self.gain)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return nothing: every step starts afresh."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up nothing."""
+        return distances * self._gains(pairs)
 
 
 ESTIMATORS: dict[str, Callable[[int], Estimator]] = {
@@ -147,6 +124,7 @@ ESTIMATORS: dict[str, Callable[[int], Estimator]] = {
 }
 
 
+@cache
 def random_gain(n_projections: int) -> float:
     """Return E max |g_l| of L standard normals: √d times what L random directions see of a shift.
 
@@ -155,8 +133,3 @@ def random_gain(n_projections: int) -> float:
     t = torch.linspace(0, 9, 9001, dtype=torch.float64)
     above = 1 - torch.erf(t / math.sqrt(2)).pow(n_projections)
     return torch.trapezoid(above, t).item()
-
-
-def _gains(pairs: Pairs, gain: float) -> Float[Tensor, " blocks"]:
-    xs = [x for x, _ in pairs.values()]
-    return torch.tensor([gain / math.sqrt(x[0].numel()) for x in xs], device=xs[0].device)

@@ -2,17 +2,17 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
+from models.hooks import hooked, paired
 from models.units import Unit
-from pipeline.distances import projected_distances
-from pipeline.projections import directions
+from pipeline.distances.projections import directions
+from pipeline.distances.sliced import projected_distances
 
 Features = dict[str, tuple[Tensor, Tensor]]  # unit's name → its compared pair, each (n, ...)
 
@@ -31,28 +31,17 @@ class BlockStatistics:
 def block_features(model: nn.Module, units: Iterable[Unit]) -> Iterator[Features]:
     """Yield a dict that holds, after each forward pass, every unit's compared input and output.
 
-    The tensors are the network's own, not copies, and carry its graph. Units that were taken out
-    of the network before the pass are not in it.
+    The tensors are the network's own, not copies, and carry its graph. Units that were removed
+    from the network before the pass are not in it.
     """
     features: Features = {}
-    entered: dict[str, Tensor] = {}
-    handles = [model.register_forward_pre_hook(lambda *_: features.clear())]
-    for unit in units:
+    ends = {unit.name: (unit.entering, unit.leaving) for unit in units}
 
-        def enter(_: nn.Module, args: Any, kwargs: Any, name: str = unit.name) -> None:
-            entered[name] = args[0] if args else next(iter(kwargs.values()))
+    def record(name: str, x: Tensor, y: Tensor) -> None:
+        features[name] = (x, y)
 
-        def leave(_: nn.Module, args: Any, y: Tensor, name: str = unit.name) -> None:
-            features[name] = (entered.pop(name), y)
-
-        first, last = model.get_submodule(unit.entering), model.get_submodule(unit.leaving)
-        handles.append(first.register_forward_pre_hook(enter, with_kwargs=True))
-        handles.append(last.register_forward_hook(leave))
-    try:
+    with hooked(model, [""], on_enter=lambda *_: features.clear()), paired(model, ends, record):
         yield features
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def measure_blocks(
@@ -76,7 +65,7 @@ def measure_blocks(
         n_projections: directions per feature width.
         seed: of the directions; the same seed gives the same directions.
     """
-    sums = {unit.name: _Sums([], [], 0.0, 0.0, 0.0, 0) for unit in units}
+    sums = {unit.name: _Sums() for unit in units}
     shared: dict[int, Float[Tensor, "d L"]] = {}
     with torch.no_grad(), block_features(model.eval(), units) as features:
         for images in batches:
@@ -96,12 +85,12 @@ def measure_blocks(
 class _Sums:
     """Running totals of one unit."""
 
-    projected_inputs: list[Float[Tensor, "n L"]]
-    projected_outputs: list[Float[Tensor, "n L"]]
-    displacement: float
-    norm: float
-    cosine: float
-    count: int
+    projected_inputs: list[Float[Tensor, "n L"]] = field(default_factory=list)
+    projected_outputs: list[Float[Tensor, "n L"]] = field(default_factory=list)
+    displacement: float = 0.0
+    norm: float = 0.0
+    cosine: float = 0.0
+    count: int = 0
 
     def add(self, x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], theta: Tensor) -> None:
         self.projected_inputs.append(x @ theta)
@@ -115,11 +104,5 @@ class _Sums:
         msw, sliced = projected_distances(
             torch.cat(self.projected_inputs).t(), torch.cat(self.projected_outputs).t()
         )
-        return BlockStatistics(
-            msw=msw.item(),
-            sliced=sliced.item(),
-            displacement=self.displacement / self.norm
-            if self.norm
-            else float(self.displacement > 0),
-            cosine=self.cosine / self.count,
-        )
+        relative = self.displacement / self.norm if self.norm else float(self.displacement > 0)
+        return BlockStatistics(msw.item(), sliced.item(), relative, self.cosine / self.count)

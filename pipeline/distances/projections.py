@@ -1,10 +1,10 @@
 """Random directions, and features projected onto directions with a gradient of low rank.
 
 Directions are rows here, (L, d), so that each lies in one piece of memory, with their coordinates
-in the memory order of the features (`pipeline.layout`).
+in the memory order of the features (`pipeline.distances.memory_order`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from pipeline.layout import Order, as_rows, from_rows
+from pipeline.distances.memory_order import Order, as_rows, from_rows
 
 WINDOWS_FROM = 1024  # dimension from which directions are windows of one Gaussian vector
 CACHED_VALUES = 2**19  # float32 values that stay in a CPU's cache
@@ -64,21 +64,16 @@ def pull_back(
     """Return Σ weights·X over the parts (weights, X), computed in float32 or wider."""
     (_, first), *_ = parts
     wide = torch.promote_types(first.dtype, torch.float32)
-    terms = [
-        (columns, piece)
-        for weights, x in parts
-        for columns, piece in _with_columns(weights.to(wide), _pieces(x, order))
-    ]
+    terms: list[tuple[Tensor, Tensor]] = []  # pieces of the rows, each with its columns of weights
+    for weights, x in parts:
+        pieces = _pieces(x, order)
+        columns = torch.split(weights.to(wide), [len(piece) for piece in pieces], dim=1)
+        terms += zip(columns, pieces, strict=True)
     with torch.autocast(first.device.type, enabled=False):
         total: Tensor = terms[0][0] @ terms[0][1].to(wide)
-        for columns, piece in terms[1:]:  # added to as they come, no sum of whole vectors
-            total.addmm_(columns, piece.to(wide))
+        for own, piece in terms[1:]:  # added to as they come, no sum of whole vectors
+            total.addmm_(own, piece.to(wide))
     return total
-
-
-def _with_columns(weights: Tensor, pieces: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield each piece of the rows with its columns of the weights."""
-    return zip(torch.split(weights, [len(piece) for piece in pieces], dim=1), pieces, strict=True)
 
 
 def _pieces(x: Tensor, order: Order) -> Sequence[Tensor]:
@@ -99,8 +94,8 @@ def try_directions(
 ) -> Float[Tensor, "L n"]:
     """Return projections in float32 or wider, of half-precision features from fast products.
 
-    What their rounding loses is no more than the rounding of such features themselves: enough to
-    tell which direction is the best.
+    Their rounding is no worse than that of the features themselves: enough to find the best
+    direction.
     """
     rows = as_rows(x, order)
     with torch.autocast(x.device.type, enabled=False):

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
-from pipeline.layout import Order, as_rows, memory_order
-from pipeline.projections import directions, project, with_gradient
+from pipeline.distances.memory_order import Order, as_rows, memory_order
+from pipeline.distances.projections import directions, project, with_gradient
 
 
 def max_sliced_wasserstein(
@@ -41,7 +41,7 @@ def max_sliced_wasserstein(
     Raises:
         ValueError: the samples are empty, differ in dimension or do not fit the directions.
     """
-    x, y, thetas, order = _prepare(x, y, p, n_projections, projections, generator)
+    x, y, thetas, order = _checked(x, y, p, n_projections, projections, generator)
     u, v = (project(t, thetas, order) for t in (x, y))
     best = transport_costs(u, v, p).argmax()
     theta = thetas[best, None]
@@ -63,7 +63,7 @@ def sliced_wasserstein(
 
     Arguments, result and errors are those of `max_sliced_wasserstein`.
     """
-    x, y, thetas, order = _prepare(x, y, p, n_projections, projections, generator)
+    x, y, thetas, order = _checked(x, y, p, n_projections, projections, generator)
     u, v = (with_gradient(project(t, thetas, order), t, thetas, order) for t in (x, y))
     return root(transport_costs(u, v, p).mean(), p)
 
@@ -127,7 +127,7 @@ def _monotone_coupling(
     return starts // m, starts // n, (ends - starts) / (n * m)
 
 
-def _prepare(
+def _checked(
     x: Tensor,
     y: Tensor,
     p: int | float,

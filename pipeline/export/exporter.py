@@ -1,33 +1,35 @@
 """Export a network to ONNX with its block boundaries recorded in the file.
 
 While the network is exported, what enters and what leaves each removable block passes through a
-marker, an operator of our own. No optimisation of the exporter can merge or move anything across
-it, and it names the two tensors exactly. The markers are then taken out again, and the boundaries
-stored in the model's own metadata for `collapse`.
+marker, an operator of our own. No optimisation of the exporter can fuse or move anything across it,
+and it names the two tensors exactly. Then the markers are removed, and the boundaries stored in the
+model's own metadata for `collapse`. The same network gives the same bytes in any folder.
 """
 
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
+from google.protobuf.message import Message
 from onnx import ModelProto
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from models.blocks import Block, find_blocks
 from models.errors import ArtifactError, ShoalError
-from models.surgery import module_paths
-from pipeline.artifacts import replace_file
-from pipeline.onnx_graph import Boundary, load_onnx, record_boundaries
+from models.hooks import watched
+from pipeline.core.artifacts import replace_file
+from pipeline.export.boundaries import Boundary, load_onnx, record_boundaries
 
 INPUT, OUTPUT = "images", "logits"
 DOMAIN = "shoal"  # of the marker, an operator that is in no finished file
 BEGIN, END = "begin ", "end "  # a marker's name is one of these and the block's
+KEPT = ("shoal.", "pkg.torch.onnx.name_scopes")  # metadata: our own, and a node's module path
 
 
 def export_onnx(
@@ -53,11 +55,15 @@ def export_onnx(
             exported = _translate(model, example)
     finally:
         model.train(was_training)
-    marked = _take_out_marks(exported)
+    marked = _remove_markers(exported)
     boundaries = [_boundary(block, marked) for block in blocks]
     for block, boundary in zip(blocks, boundaries, strict=True):
         if boundary.reason and block.removable:
-            print(f"warning: block {block.name} stays: it {boundary.reason}", file=sys.stderr)
+            print(
+                f"warning: block {block.name} is not removable: it {boundary.reason}",
+                file=sys.stderr,
+            )
+    forget_builder(exported)
     record_boundaries(exported, boundaries)
     with replace_file(path) as temporary:
         onnx.save(exported, temporary)
@@ -97,7 +103,7 @@ def _root_cause(error: BaseException) -> str:
 
 
 class PlainAttention(TorchFunctionMode):
-    """Spell attention out as matrix products, whatever the number of dimensions.
+    """Write attention as matrix products, whatever the number of dimensions.
 
     The exporter translates the fused operator for four dimensions only, and not where its output
     is laid out unlike that of the products. Engines fuse the products again.
@@ -143,36 +149,18 @@ def _mark(x: Tensor, name: str) -> Tensor:
     return marked
 
 
-@contextmanager
-def _marked(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
+def _marked(model: nn.Module, names: Sequence[str]) -> AbstractContextManager[None]:
     """Let what enters and leaves the named blocks pass through markers."""
-    handles = []
-    for name in names:
-        first, last = _ends(name)
-
-        def enter(_: nn.Module, args: Any, name: str = name) -> Any:
-            return _mark(args[0], f"{BEGIN}{name}"), *args[1:]
-
-        def leave(_: nn.Module, __: Any, output: Tensor, name: str = name) -> Any:
-            return _mark(output, f"{END}{name}")
-
-        handles.append(model.get_submodule(first).register_forward_pre_hook(enter))
-        handles.append(model.get_submodule(last).register_forward_hook(leave))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return watched(
+        model,
+        names,
+        on_enter=lambda name, x: _mark(x, f"{BEGIN}{name}"),
+        on_leave=lambda name, y: _mark(y, f"{END}{name}"),
+    )
 
 
-def _ends(name: str) -> tuple[str, str]:
-    """Return the module in which a block begins and the one in which it ends."""
-    paths = module_paths(name)
-    return paths[0], paths[-1]
-
-
-def _take_out_marks(model: ModelProto) -> dict[str, str]:
-    """Remove the markers from the graph; return {a marker's name: the tensor it marked}."""
+def _remove_markers(model: ModelProto) -> dict[str, str]:
+    """Remove the markers from the graph; return {marker's name: the tensor it marked}."""
     marks = {node.output[0]: node for node in model.graph.node if node.domain == DOMAIN}
 
     def marked(tensor: str) -> str:
@@ -195,8 +183,25 @@ def _take_out_marks(model: ModelProto) -> dict[str, str]:
     return {node.attribute[0].s.decode(): marked(name) for name, node in marks.items()}
 
 
+def forget_builder(message: Message) -> None:
+    """Drop texts and metadata that no stage reads, wherever they are in the file.
+
+    The exporter records absolute paths and source lines of the machine that it runs on there; the
+    same weights would give another file in another folder.
+    """
+    for field, value in message.ListFields():
+        if field.name == "doc_string":
+            message.ClearField(field.name)
+        elif field.name == "metadata_props":
+            for entry in [entry for entry in value if not entry.key.startswith(KEPT)]:
+                value.remove(entry)
+        elif field.message_type:
+            for part in value if field.is_repeated else [value]:
+                forget_builder(part)
+
+
 def _boundary(block: Block, marked: Mapping[str, str]) -> Boundary:
-    """Return where a block begins and ends in the graph, or why it cannot be cut out there."""
+    """Return where a block begins and ends in the graph, or why it cannot be removed there."""
     if block.reason:
         return Boundary(block.name, [], [], block.reason)
     begin, end = marked.get(f"{BEGIN}{block.name}"), marked.get(f"{END}{block.name}")

@@ -1,94 +1,20 @@
-"""Facts about an ONNX graph: how large it is, and the block boundaries recorded in it."""
+"""How large an ONNX graph is: nodes, parameters, multiply-accumulates, bytes."""
 
-import json
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import ModelProto, NodeProto
-from pydantic import TypeAdapter, ValidationError
 
-from models.errors import ArtifactError
+from pipeline.export.records import GraphSize
 
-BLOCKS_KEY = "shoal.blocks"  # model metadata: the recorded boundaries, as JSON
 FLOATS = {
     onnx.TensorProto.FLOAT,
     onnx.TensorProto.FLOAT16,
     onnx.TensorProto.BFLOAT16,
     onnx.TensorProto.DOUBLE,
 }
-
-
-@dataclass(frozen=True)
-class Boundary:
-    """A block in the graph: which activation tensors enter and leave it."""
-
-    name: str  # the module's dotted path, as `find_blocks` gives it
-    inputs: list[str]
-    outputs: list[str]
-    reason: str  # why the block cannot be removed; empty where it can
-
-
-@dataclass(frozen=True)
-class GraphSize:
-    """The size of a graph; MACs are multiply-accumulates for one image."""
-
-    nodes: int
-    parameters: int  # floating-point constants, batch norm folded as the exporter left it
-    macs: int | None  # None where an operator or a shape keeps them from being counted
-    size_bytes: int
-
-
-def load_onnx(path: Path) -> ModelProto:
-    """Load and check an ONNX file.
-
-    Raises:
-        ArtifactError: the file is missing, truncated or not a valid model.
-    """
-    try:
-        model = onnx.load(path)
-        onnx.checker.check_model(model, full_check=True)
-    except (FileNotFoundError, IsADirectoryError) as e:
-        raise ArtifactError(f"{path} is not a file; `dvc repro` makes it") from e
-    except (
-        DecodeError,
-        ValueError,  # of types that there are not, and of names that are no text
-        onnx.checker.ValidationError,
-        onnx.shape_inference.InferenceError,
-    ) as e:
-        raise ArtifactError(f"{path} is not a valid ONNX model ({e}); export it again") from e
-    return model
-
-
-def record_boundaries(model: ModelProto, boundaries: Iterable[Boundary]) -> None:
-    """Write the block boundaries into the model's metadata, replacing what was there."""
-    values = {prop.key: prop.value for prop in model.metadata_props}
-    values[BLOCKS_KEY] = json.dumps([asdict(boundary) for boundary in boundaries])
-    onnx.helper.set_model_props(model, values)
-
-
-def read_boundaries(model: ModelProto) -> dict[str, Boundary]:
-    """Return the recorded blocks by name.
-
-    Raises:
-        ArtifactError: the file was not written by `export_onnx`.
-    """
-    for prop in model.metadata_props:
-        if prop.key == BLOCKS_KEY:
-            try:
-                found = TypeAdapter(list[Boundary]).validate_json(prop.value)
-            except ValidationError as e:
-                why = e.errors()[0]["msg"]
-                raise ArtifactError(
-                    f"the block boundaries in the ONNX file are damaged ({why}); export it again"
-                ) from e
-            return {boundary.name: boundary for boundary in found}
-    raise ArtifactError(
-        "the ONNX file records no block boundaries; export it with pipeline.export.export_onnx"
-    )
+Shape = tuple[int, ...]
+UNKNOWN: Shape = (0, 0)
 
 
 def graph_size(model: ModelProto) -> GraphSize:
@@ -116,7 +42,7 @@ def _count_macs(model: ModelProto) -> int | None:
     return total
 
 
-def _shapes_for_one_image(model: ModelProto) -> dict[str, tuple[int, ...]]:
+def _shapes_for_one_image(model: ModelProto) -> dict[str, Shape]:
     """Return every tensor's shape with a batch of one, 0 where a dimension is unknown.
 
     The exporter's own record knows more than inference, which does not see through a shape that
@@ -132,10 +58,9 @@ def _shapes_for_one_image(model: ModelProto) -> dict[str, tuple[int, ...]]:
     inferred = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
     shapes = {t.name: tuple(t.dims) for t in inferred.initializer}
     for value in [*inferred.input, *inferred.value_info, *inferred.output]:
-        if value.type.tensor_type.HasField(
-            "shape"
-        ):  # else even the number of dimensions is unknown
-            shapes[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape"):  # else even the number of dimensions is unknown
+            shapes[value.name] = tuple(d.dim_value for d in tensor.shape.dim)
     return shapes
 
 
@@ -143,10 +68,6 @@ def _size(dimension: str, batch: str) -> int:
     """Return a product such as ``9*batch`` for a batch of one; 0 for anything else."""
     factors = ["1" if factor == batch else factor for factor in dimension.split("*")]
     return math.prod(int(factor) if factor.isdecimal() else 0 for factor in factors)
-
-
-Shape = tuple[int, ...]
-UNKNOWN: Shape = (0, 0)
 
 
 def _conv_macs(node: NodeProto, inputs: list[Shape], output: Shape) -> int:
@@ -173,7 +94,7 @@ def _einsum_macs(node: NodeProto, inputs: list[Shape], output: Shape) -> int:
     operands = equation.replace(" ", "").partition("->")[0].split(",")
     ranks = [len(labels) for labels in operands]
     if len(inputs) != 2 or "." in equation or ranks != [len(shape) for shape in inputs]:
-        return 0  # an order of the engine's choice, dimensions without names, or unknown shapes
+        return 0  # the engine chooses the order, dimensions have no names, or shapes are unknown
     sizes = {
         label: size
         for labels, shape in zip(operands, inputs, strict=True)

@@ -3,12 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
-from numpy.typing import NDArray
+from jaxtyping import Float32
 
 from models.errors import ParityError
-
-Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -21,7 +18,7 @@ class Parity:
     top1_agreement: float  # share of images with the same top-1 class
 
 
-def compare(reference: Float[Logits, "n k"], candidate: Float[Logits, "m j"]) -> Parity:
+def compare(reference: Float32[np.ndarray, "n k"], candidate: Float32[np.ndarray, "m j"]) -> Parity:
     """Measure how far `candidate` is from `reference`.
 
     Raises:

@@ -1,22 +1,22 @@
 """Variants that failed, as a sweep leaves them: metrics/failed.json, kept in git.
 
-A stage that failed leaves no metrics, so a failure stands until that stage has succeeded, however
+A stage that failed leaves no metrics, so a failure is valid until that stage has succeeded, however
 it was run again; without metrics of its own, until the stage in `PROVEN_BY` has. That of `bundle`,
-the last stage, stands until a sweep finds it done.
+the last stage, is valid until a sweep finds it done.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from models.errors import ArtifactError
-from pipeline.artifacts import CACHE, METRICS, locked, metrics_path, read_json, write_json
+from pipeline.core.artifacts import CACHE, METRICS, locked, metrics_path, read_json, write_json
 
 FAILED = METRICS / "failed.json"
 AFTER_REPORT = {"bundle"}  # where these fail, the numbers of the variant are whole
 # What has no metrics, and the stage with metrics that cannot succeed without it. Of a job that DVC
 # or Slurm ended, no one knows how far it was: the last stage with metrics was not done.
-PROVEN_BY = {"yardstick": "plan", "dvc": "benchmark", "slurm": "benchmark"}
+PROVEN_BY = {"yardstick": "plan", "dvc": "verify", "slurm": "verify"}
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ def read_failures() -> Mapping[str, Failure]:
     """
     if not FAILED.exists():
         return {}
-    content = read_json(FAILED)
     try:
+        content = read_json(FAILED)
         return {
-            variant: Failure(str(told["stage"]), str(told["reason"]))
-            for variant, told in content.items()
+            variant: Failure(str(entry["stage"]), str(entry["reason"]))
+            for variant, entry in content.items()
         }
-    except (AttributeError, KeyError, TypeError) as e:
+    except (ArtifactError, AttributeError, TypeError) as e:
         raise ArtifactError(
             f"{FAILED} is not as this version writes it; delete it and run the sweep again"
         ) from e
@@ -50,7 +50,7 @@ def read_failures() -> Mapping[str, Failure]:
 def record(variant: str, failure: Failure | None) -> None:
     """Put on record how a variant ended; None, that it succeeded, takes its entry away."""
     with locked(CACHE / FAILED.name):
-        found = {name: told for name, told in read_failures().items() if name != variant}
+        found = {name: known for name, known in read_failures().items() if name != variant}
         if failure is not None:
             _proof(failure.stage, variant).unlink(missing_ok=True)
             found[variant] = failure
@@ -72,18 +72,21 @@ def _proof(stage: str, variant: str) -> Path:
     return metrics_path(PROVEN_BY.get(stage, stage), variant)
 
 
-def without_numbers(found: Mapping[str, Failure]) -> set[str]:
-    """Return the variants among the failures whose metrics are not those of their settings."""
-    return {variant for variant, failure in found.items() if failure.stage not in AFTER_REPORT}
+def with_numbers(variants: Iterable[str]) -> tuple[list[str], dict[str, Failure]]:
+    """Return the variants whose metrics are those of their settings, and the failures of all.
 
-
-def require_some(variants: Collection[str], found: Mapping[str, Failure]) -> None:
-    """Raise `ArtifactError` where no variant is left to report on."""
-    if not variants:
+    Raises:
+        ArtifactError: every variant failed.
+    """
+    variants = list(variants)
+    found = still_failed(variants)
+    whole = [v for v in variants if v not in found or found[v].stage in AFTER_REPORT]
+    if not whole:
         name, failure = next(iter(found.items()))
         raise ArtifactError(
             f"all variants failed, such as {name} at {failure.stage}: {failure.reason}"
         )
+    return whole, found
 
 
 def failure_lines() -> list[str]:

@@ -6,113 +6,69 @@ loses is counted from the most accurate whole network in fp32, on whatever backe
 the same network on the same backend, if it was timed there.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
 
-from pipeline.params import Choose
-from pipeline.rows import Row, blocks_out, engine_accuracy_pct
+from pipeline.core.params import Choose
+from pipeline.report.records import Candidate, Choice, EngineRow, NetworkRow, timed
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """An engine that was proven and timed."""
-
-    variant: str
-    level: int
-    precision: str
-    backend: str
-    removed: int  # blocks that the network lacks, those that went in training included
-    val_accuracy_pct: float
-    test_accuracy_pct: float
-    latency_ms: float  # p50 at the largest batch size
-
-    @property
-    def label(self) -> str:
-        """Return e.g. ``lacoot level 4, int8 on tensorrt``."""
-        return f"{self.variant} level {self.level}, {self.precision} on {self.backend}"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What is recommended, what it is compared with, and why it and nothing else."""
-
-    chosen: Candidate | None  # None: nothing obeys the limits
-    reference: Candidate | None  # what it is compared with, if timed on the same backend
-    reason: str  # one sentence
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the choice as reports/summary.json holds it."""
-        return asdict(self)
-
-
-def choose(rows: Sequence[Row], limits: Choose) -> Choice:
+def choose(networks: list[NetworkRow], engines: list[EngineRow], limits: Choose) -> Choice:
     """Return the engine to ship.
 
     Under a latency budget that is the most accurate of those within it; without one, the fastest.
-    Either way it loses no more than `limits.max_accuracy_drop_pct` to the whole network, and of
-    equals the faster, then the smaller network is taken.
+    Either way it loses no more than `limits.max_accuracy_drop_pct` to the whole network. Of those
+    that are level, because the intervals of their latencies overlap, the one that lacks the most
+    blocks is taken, then the one of the smallest file.
 
     Args:
-        rows: of reports/summary.json.
+        networks: of reports/summary.json.
+        engines: of the same.
         limits: the section `choose` of params.yaml.
     """
-    candidates = [c for c in timed(rows) if limits.backend in (None, c.backend)]
+    candidates = [c for c in timed(networks, engines) if limits.backend in (None, c.backend)]
     if not candidates:
         where = f" on backend {limits.backend!r}" if limits.backend else ""
         return Choice(None, None, f"nothing to recommend: no engine was timed{where}")
-    best = compared_with(rows)
+    best = compared_with(networks, timed(networks, engines))
     accurate = [c for c in candidates if _loss(c, best) <= _allowed(limits)]
     within = [c for c in accurate if c.latency_ms <= _budget(limits)]
     if not within:
         return Choice(None, None, _why_nothing(candidates, accurate, best, limits))
-    chosen = min(within, key=_by_accuracy if limits.latency_budget_ms else _by_latency)
+    first = min(within, key=_by_accuracy if limits.latency_budget_ms else _by_latency)
+    level = [c for c in within if c.is_level_with(first) and _is_rival(c, first, limits)]
+    chosen = min(level, key=lambda c: (-c.removed, c.bytes))
+    level.remove(chosen)
     on_backend = (c for c in candidates if c.backend == chosen.backend)
-    reference = next((c for c in on_backend if _is_of(c, best)), None)
-    return Choice(chosen, reference, _why(chosen, reference, best, candidates, limits))
+    reference = next((c for c in on_backend if c.network == best.key), None)
+    further = [c for c in candidates if not c.is_level_with(chosen)]
+    why = _why(chosen, reference, best, further, limits) + _beside(level)
+    return Choice(chosen, reference, why, level)
 
 
-def timed(rows: Iterable[Row]) -> list[Candidate]:
-    """Return one candidate per row and backend that was timed, in the order of the rows."""
-    return [
-        Candidate(
-            variant=row["variant"],
-            level=row["level"],
-            precision=row["precision"],
-            backend=backend,
-            removed=len(blocks_out(row)),
-            val_accuracy_pct=engine_accuracy_pct(row, backend, "val"),
-            test_accuracy_pct=engine_accuracy_pct(row, backend, "test"),
-            latency_ms=latency["p50"],
-        )
-        for row in rows
-        for backend, latency in row["latency_ms"].items()
-    ]
+def _is_rival(candidate: Candidate, first: Candidate, limits: Choose) -> bool:
+    """Say whether one that is as fast as the first could be taken for it."""
+    as_accurate = candidate.val_accuracy_pct >= first.val_accuracy_pct
+    return as_accurate or limits.latency_budget_ms is None
 
 
-def compared_with(rows: Sequence[Row]) -> Row:
-    """Return the row of the most accurate whole network in fp32; where none is whole, of all.
+def _beside(level: Sequence[Candidate]) -> str:
+    return f"; level with it within the noise: {', '.join(c.label for c in level)}" if level else ""
 
-    One that was timed on some backend goes before those that were on none.
+
+def compared_with(networks: Sequence[NetworkRow], engines: Sequence[Candidate]) -> NetworkRow:
+    """Return the most accurate whole network in fp32; where none is whole, of all networks.
+
+    One that was timed on some backend is preferred to those that were on none.
     """
-    whole = [row for row in rows if not blocks_out(row) and row["precision"] == "fp32"]
-    of_timed = [row for row in whole if row["latency_ms"]]
-    return max(of_timed or whole or rows, key=lambda row: row["val_accuracy_pct"])
+    whole = [row for row in networks if not row.all_removed and row.precision == "fp32"]
+    known = {engine.network for engine in engines}
+    of_timed = [row for row in whole if row.key in known]
+    return max(of_timed or whole or networks, key=lambda row: row.val_accuracy_pct)
 
 
-def _is_of(candidate: Candidate, row: Row) -> bool:
-    """Tell whether an engine is of a row's graph."""
-    return (candidate.variant, candidate.level, candidate.precision) == (
-        row["variant"],
-        row["level"],
-        row["precision"],
-    )
-
-
-def _loss(candidate: Candidate, best: Row) -> float:
+def _loss(candidate: Candidate, best: NetworkRow) -> float:
     """Return the points of validation accuracy lost to `best`; rounded as they are shown."""
-    lost: float = best["val_accuracy_pct"] - candidate.val_accuracy_pct
-    return round(lost, 2)
+    return round(best.val_accuracy_pct - candidate.val_accuracy_pct, 2)
 
 
 def _allowed(limits: Choose) -> float:
@@ -134,13 +90,13 @@ def _by_accuracy(candidate: Candidate) -> tuple[float, ...]:
 def _why(
     chosen: Candidate,
     reference: Candidate | None,
-    best: Row,
+    best: NetworkRow,
     candidates: Sequence[Candidate],
     limits: Choose,
 ) -> str:
-    what = f"{best['variant']} level {best['level']}, which is the most accurate"
-    if not blocks_out(best):
-        what = f"the whole {best['variant']}"
+    what = f"{best.variant} level {best.level}, which is the most accurate"
+    if not best.all_removed:
+        what = f"the whole {best.variant}"
     gain = f"{-_loss(chosen, best) + 0.0:+.2f} points against {what}"
     if reference == chosen:
         gain = f"{what} itself"
@@ -150,7 +106,7 @@ def _why(
 
 
 def _why_not_further(
-    chosen: Candidate, best: Row, candidates: Sequence[Candidate], limits: Choose
+    chosen: Candidate, best: NetworkRow, candidates: Sequence[Candidate], limits: Choose
 ) -> str:
     """Return what the next engine in the direction of the choice would cost."""
     if limits.latency_budget_ms is not None:
@@ -172,7 +128,7 @@ def _why_not_further(
 def _why_nothing(
     candidates: Sequence[Candidate],
     accurate: Sequence[Candidate],
-    best: Row,
+    best: NetworkRow,
     limits: Choose,
 ) -> str:
     if not accurate:

@@ -8,14 +8,15 @@ and torch's is put back afterwards. Validation and test never come here.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from jaxtyping import Float32, Int64
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from pipeline.data import Augment, Draws, Images
-from pipeline.params import Train
+from pipeline.core.params import Train
+from pipeline.data.dataset import Augment, Draws, Images
 
 Inputs = Float32[Tensor, "b c h w"]
 SoftLabels = Float32[Tensor, "b classes"]
@@ -31,7 +32,7 @@ def augmentation(params: Train) -> Augment | None:
     bottom, with probability ½; padded by `crop_padding` pixels on every side and cut back to its
     size at a random place. Every image has its own draws; what comes in from outside is black.
     """
-    steps = [step for step in (_per_image(params), _on_batch(params)) if step is not None]
+    steps = [*_per_image(params), *_on_batch(params)]
     if not steps:
         return None
 
@@ -43,53 +44,44 @@ def augmentation(params: Train) -> Augment | None:
     return augment
 
 
-def _per_image(params: Train) -> Augment | None:
+def _per_image(params: Train) -> list[Augment]:
     """Return torchvision's transforms: for a batch they draw once, so it is taken apart."""
-    if not params.rotation_degrees and not params.random_resized_crop and not params.color_jitter:
-        return None
+    degrees, strength = params.rotation_degrees, params.color_jitter
+    share = params.random_resized_crop
+    if not degrees and not share and not strength:
+        return []
     from torchvision.transforms import InterpolationMode, v2
 
-    def transforms(size: list[int]) -> list[Callable[[Tensor], Tensor]]:
-        steps: list[Callable[[Tensor], Tensor]] = []
-        if degrees := params.rotation_degrees:
-            steps.append(v2.RandomRotation(degrees, InterpolationMode.BILINEAR))
-        if share := params.random_resized_crop:
-            steps.append(v2.RandomResizedCrop(size, scale=(share, 1.0)))
-        if strength := params.color_jitter:
-            steps.append(v2.ColorJitter(*[strength] * 4))
-        return steps
-
     def augment(images: Images, draws: Draws) -> Images:
-        change = v2.Compose(transforms(list(images.shape[2:])))
+        steps: list[Callable[[Tensor], Tensor]] = []
+        if degrees:
+            steps.append(v2.RandomRotation(degrees, InterpolationMode.BILINEAR))
+        if share:
+            steps.append(v2.RandomResizedCrop(list(images.shape[2:]), scale=(share, 1.0)))
+        if strength:
+            steps.append(v2.ColorJitter(*[strength] * 4))
+        change, changed = v2.Compose(steps), []
         seeds = draws.integers(2**63 - 1)[0].tolist()
-        changed = []
         for image, seed in zip(images, seeds, strict=True):
             with torchs_draws_from(seed):
                 changed.append(change(image))
         return torch.stack(changed)
 
-    return augment
+    return [augment]
 
 
-def _on_batch(params: Train) -> Augment | None:
-    axes, padding = [-1] * params.flip + [-2] * params.vertical_flip, params.crop_padding
-    if not axes and not padding:
-        return None
-
-    def augment(images: Images, draws: Draws) -> Images:
-        for axis in axes:
-            images = _random_flip(images, axis, draws)
-        return _random_crop(images, padding, draws) if padding else images
-
-    return augment
+def _on_batch(params: Train) -> list[Augment]:
+    axes = [-1] * params.flip + [-2] * params.vertical_flip
+    crop = [partial(_random_crop, params.crop_padding)] * bool(params.crop_padding)
+    return [*(partial(_random_flip, axis) for axis in axes), *crop]
 
 
-def _random_flip(images: Images, axis: int, draws: Draws) -> Images:
+def _random_flip(axis: int, images: Images, draws: Draws) -> Images:
     mirrored = draws.uniform() < 0.5
     return torch.where(mirrored.to(images.device).reshape(-1, 1, 1, 1), images.flip(axis), images)
 
 
-def _random_crop(images: Images, padding: int, draws: Draws) -> Images:
+def _random_crop(padding: int, images: Images, draws: Draws) -> Images:
     n, _, height, width = images.shape
     offsets = draws.integers(2 * padding + 1, rows=2).to(images.device)
     padded = functional.pad(images, [padding] * 4)
@@ -110,18 +102,16 @@ def mixing(params: Train, classes: int) -> Mix | None:
         return None
     from torchvision.transforms import v2
 
-    ways: list[Callable[..., tuple[Tensor, Tensor]]] = []
-    if params.mixup_alpha:
-        ways.append(v2.MixUp(alpha=params.mixup_alpha, num_classes=classes))
-    if params.cutmix_alpha:
-        ways.append(v2.CutMix(alpha=params.cutmix_alpha, num_classes=classes))
+    alphas = {v2.MixUp: params.mixup_alpha, v2.CutMix: params.cutmix_alpha}
+    ways = [way(alpha=alpha, num_classes=classes) for way, alpha in alphas.items() if alpha]
 
     def mix(
         images: Inputs, labels: Int64[Tensor, " b"], generator: Generator
     ) -> tuple[Inputs, SoftLabels]:
         way = ways[int(torch.randint(len(ways), (), generator=generator))]
         with torchs_draws_from(int(torch.randint(2**63 - 1, (), generator=generator))):
-            return way(images, labels)
+            mixed: tuple[Inputs, SoftLabels] = way(images, labels)
+        return mixed
 
     return mix
 

@@ -1,27 +1,23 @@
-"""The optimiser and the learning-rate schedule that params.yaml names."""
+"""The optimiser and the learning-rate schedule that params.yaml names.
+
+The schedules are own, not `torch.optim.lr_scheduler`: they go by the share of the training that is
+done, so a checkpoint need not hold them, and parameters that are added later follow them too.
+"""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from pipeline.params import Train
+from pipeline.core.params import Train
 
 
-def sgd(model: nn.Module, params: Train) -> torch.optim.Optimizer:
-    """Return stochastic gradient descent with momentum over all parameters."""
-    return torch.optim.SGD(
-        model.parameters(),
-        params.learning_rate,
-        momentum=params.momentum,
-        weight_decay=params.weight_decay,
-    )
-
-
-def adam(model: nn.Module, params: Train) -> torch.optim.Optimizer:
-    """Return Adam over all parameters."""
-    return torch.optim.Adam(
-        model.parameters(), params.learning_rate, weight_decay=params.weight_decay
+def optimizer(model: nn.Module, params: Train) -> torch.optim.Optimizer:
+    """Return stochastic gradient descent with momentum, or Adam, over all parameters."""
+    own = {"momentum": params.momentum} if params.optimizer == "sgd" else {}
+    return OPTIMIZERS[params.optimizer](
+        model.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay, **own
     )
 
 
@@ -41,7 +37,10 @@ def step(done: float, params: Train) -> float:
     return 0.1 ** sum(done >= milestone for milestone in params.milestones)
 
 
-OPTIMIZERS = {"sgd": sgd, "adam": adam}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+}
 SCHEDULES = {"constant": constant, "cosine": cosine, "step": step}
 
 

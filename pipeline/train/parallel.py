@@ -8,7 +8,7 @@ the gradient of the whole batch. One process alone is a replica that has no othe
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,32 +24,48 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from models.batch_norm import batch_norms
+from models.cpu_faults import memory_format
 from models.errors import ShoalError
 from models.surgery import module_paths
 from models.units import Unit
-from pipeline.distributed import from_first, world_size
+from pipeline.core.distributed import from_first, sum_over_processes, world_size
+from pipeline.core.params import Train
 
 State = dict[str, Any]
 
 
-class Parallel(Protocol):
-    """How processes hold a network; all of them call the same methods at the same time."""
+class Replicas:
+    """The whole network in every process; all of them call the same methods at the same time."""
 
-    model: nn.Module  # to look into, to evaluate, and to take blocks out of
-    forward: nn.Module  # the same to train with
+    def __init__(self, model: nn.Module, units: Sequence[Unit], device: torch.device) -> None:
+        self.format = memory_format(model, device)
+        model.to(device=device, memory_format=self.format)  # type: ignore[call-overload]
+        self.model = model  # to look into, to evaluate, and to remove blocks from
+        self.forward = model  # the same to train with
+        self.device = device
 
     def wrap(self, *, varying: bool) -> None:
-        """Prepare for training the network as it is now.
+        """Prepare for training the network as it is now, as the first process has it.
 
         Args:
             varying: whether the parameters that get a gradient change from step to step.
         """
+        self.forward = self.model  # the last wrapper's hooks are removed before the next one's come
+        if world_size() > 1:
+            self.forward = DistributedDataParallel(
+                self.model, forward_sync_buffers=False, find_unused_parameters=varying
+            )
 
     def state(self, optimizer: Optimizer) -> State:
         """Return `model` and `optimizer` as the first process is to save them."""
+        return {"model": self.model.state_dict(), "optimizer": optimizer.state_dict()}
 
     def hand_out(self, state: State | None) -> State:
         """Return in all processes what the first has read from a checkpoint."""
+        handed_out = from_first(state)
+        assert handed_out is not None
+        return handed_out
 
     def load(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
         """Take up what `state` returned and `hand_out` handed out, but for what is in pieces.
@@ -57,6 +73,9 @@ class Parallel(Protocol):
         Raises:
             RuntimeError, ValueError, KeyError: it is the state of another training.
         """
+        self.model.to(self.device)  # maps came with the checkpoint
+        self.model.load_state_dict(state["model"], strict=True)
+        optimizer.load_state_dict(state["optimizer"])
 
     def scatter(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
         """Hand out the pieces of what `load` took up; any error is one of the processes."""
@@ -65,46 +84,7 @@ class Parallel(Protocol):
         """Leave the trained weights in the network that came in, of the first process at least."""
 
 
-class Replicas:
-    """The whole network in every process."""
-
-    def __init__(self, model: nn.Module, units: Sequence[Unit], device: torch.device) -> None:
-        model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.model = self.forward = model
-        self.device = device
-
-    def wrap(self, *, varying: bool) -> None:
-        """See `Parallel`. Parameters and buffers become those of the first process."""
-        self.forward = self.model  # the last wrapper's hooks go before the next one's come
-        if world_size() > 1:
-            self.forward = DistributedDataParallel(
-                self.model, forward_sync_buffers=False, find_unused_parameters=varying
-            )
-
-    def state(self, optimizer: Optimizer) -> State:
-        """See `Parallel`; the same for any number of processes."""
-        return {"model": self.model.state_dict(), "optimizer": optimizer.state_dict()}
-
-    def hand_out(self, state: State | None) -> State:
-        """See `Parallel`."""
-        handed_out = from_first(state)
-        assert handed_out is not None
-        return handed_out
-
-    def load(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-        """See `Parallel`."""
-        self.model.to(self.device)  # maps came with the checkpoint
-        self.model.load_state_dict(state["model"], strict=True)
-        optimizer.load_state_dict(state["optimizer"])
-
-    def scatter(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-        """See `Parallel`: there are none."""
-
-    def finish(self) -> None:
-        """See `Parallel`: they are there."""
-
-
-class Shards:
+class Shards(Replicas):
     """A piece of the network in every process; the network that came in stays whole, on the CPU.
 
     Every removable unit is put together by itself, all the rest at once.
@@ -119,6 +99,7 @@ class Shards:
                 "train.parallel = 'fsdp' cuts a network up among processes and this is the only "
                 "one; set train.processes above 1, start it by torchrun, or take ddp"
             )
+        self.format = memory_format(model, device)
         self.whole, self.model = model, copy.deepcopy(model)
         mesh = init_device_mesh(device.type, (world_size(),))
         for path in (path for unit in units for path in module_paths(unit.name)):
@@ -127,37 +108,50 @@ class Shards:
         self.forward = self.model
 
     def wrap(self, *, varying: bool) -> None:
-        """See `Parallel`: the pieces are cut once, blocks cannot leave."""
+        """Do nothing: the pieces are cut once, blocks cannot be removed."""
 
     def state(self, optimizer: Optimizer) -> State:
-        """See `Parallel`; of the other processes it is empty."""
+        """See `Replicas`; of the other processes it is empty."""
         return {
             "model": get_model_state_dict(self.model, options=self.GATHER),
             "optimizer": get_optimizer_state_dict(self.model, optimizer, options=self.GATHER),
         }
 
     def hand_out(self, state: State | None) -> State:
-        """See `Parallel`: what is large is left out of it, and handed out in pieces later."""
+        """See `Replicas`; model and optimizer are handed out in pieces later."""
         large = {key: (state or {}).get(key, {}) for key in ("model", "optimizer")}
         return from_first({k: v for k, v in (state or {}).items() if k not in large}) | large
 
     def load(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-        """See `Parallel`: the first process, which alone has weights, sees whether they fit."""
+        """See `Replicas`: the first process, which alone has weights, finds whether they fit."""
         if weights := state["model"]:
             self.whole.load_state_dict(weights, strict=True)
 
     def scatter(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-        """See `Parallel`."""
+        """See `Replicas`."""
         set_model_state_dict(self.model, state["model"], options=self.SCATTER)
         set_optimizer_state_dict(self.model, optimizer, state["optimizer"], options=self.SCATTER)
 
     def finish(self) -> None:
-        """See `Parallel`: of the first process alone."""
+        """See `Replicas`: of the first process alone."""
         if weights := get_model_state_dict(self.model, options=self.GATHER):
             self.whole.load_state_dict(weights, strict=True)
 
 
-PARALLEL: dict[str, type[Replicas] | type[Shards]] = {"ddp": Replicas, "fsdp": Shards}
+PARALLEL: dict[str, type[Replicas]] = {"ddp": Replicas, "fsdp": Shards}
+
+
+def in_parallel(
+    model: nn.Module, units: Sequence[Unit], params: Train, device: torch.device
+) -> Replicas:
+    """Return the network as `params` want it in several processes, or whole in the only one.
+
+    Raises:
+        ShoalError: the device cannot do it, or there is one process for `fsdp`.
+    """
+    if params.sync_batch_norm and world_size() > 1:
+        model = synchronise_batch_norm(model, device)
+    return PARALLEL[params.parallel](model, units, device)
 
 
 def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
@@ -190,3 +184,11 @@ def require_enough_for_all(images: Mapping[str, int]) -> None:
                 f"{what} is {number}, and {world_size()} processes need two images each; take "
                 f"fewer processes, or at least {least} images"
             )
+
+
+def average_batch_norm(model: nn.Module) -> None:
+    """Give every process the mean of the running statistics that each kept of its own images."""
+    for norm in batch_norms(model):
+        for kept in (norm.running_mean, norm.running_var):
+            if kept is not None:
+                kept.copy_(sum_over_processes(kept) / world_size())

@@ -13,8 +13,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from models.units import Unit
-from pipeline.activations import Features, block_features
-from pipeline.estimators import Estimator
+from pipeline.distances.estimators import Estimator
+from pipeline.distances.features import Features, block_features
 
 
 @contextmanager
@@ -23,18 +23,18 @@ def block_penalty(
 ) -> Iterator[Callable[[], Tensor]]:
     """Yield a function that gives R of the last forward pass, a scalar with its graph.
 
-    Blocks that are taken out of the model meanwhile no longer count.
+    Blocks that are removed from the model meanwhile no longer count.
 
     Args:
         model: the network in training.
         units: the removable units over which R is the mean.
-        estimator: made by one of `pipeline.estimators.ESTIMATORS`.
+        estimator: made by one of `pipeline.distances.estimators.ESTIMATORS`.
         generator: of the directions, seeded alike in all processes of a run.
     """
     with block_features(model, units) as features:
 
         def penalty() -> Tensor:
-            if not features:  # all blocks have been taken out since
+            if not features:  # all blocks are removed
                 return torch.zeros((), device=generator.device)
             groups = _by_rows(features)
             value = torch.cat([estimator(group, generator) for group in groups]).mean()

@@ -17,9 +17,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from pipeline.bootstrap import Interval, Rounds, median_interval
-from pipeline.params import WarmUp
-from pipeline.progress import progress
+from pipeline.benchmark.records import Interval
+from pipeline.benchmark.timing.confidence import MEDIAN, QUIET, Rounds, quantile_interval
+from pipeline.core.params import Benchmark, WarmUp
+from pipeline.core.progress import progress
 
 Key = TypeVar("Key", bound=Hashable)
 Timer = Callable[[], float]  # makes one call, returns its ms
@@ -31,22 +32,28 @@ WINDOWS = 3  # successive ones whose medians must agree
 class Latency:
     """Percentiles of the durations of one callable, in ms.
 
-    `p50_ci` is the 95 % confidence interval of p50; None where it was timed in one round only.
+    Attributes:
+        quiet: the 20th percentile, which is what latencies are compared by.
+        quiet_ci: its 95 % confidence interval; None where it was timed in one round only.
+        p50_ci: likewise.
     """
 
+    quiet: float
     p50: float
     p90: float
     p99: float
     samples: int
+    quiet_ci: Interval | None
     p50_ci: Interval | None
 
 
 @dataclass(frozen=True)
-class Settled:
-    """How a warm-up ended: after how many calls, and whether durations had become stable."""
+class Timed:
+    """What the calls of one run took, in ms by round, and how it had warmed up before."""
 
-    calls: int
-    stable: bool
+    durations: Rounds
+    warmup_calls: int
+    warmed_up: bool  # whether durations had become stable
 
 
 def stopwatch(run: Callable[[], object]) -> Timer:
@@ -60,10 +67,24 @@ def stopwatch(run: Callable[[], object]) -> Timer:
     return timer
 
 
-def settle(timer: Timer, how: WarmUp) -> Settled:
+def time_in_turn(timers: Mapping[Key, Timer], settings: Benchmark) -> dict[Key, Timed]:
+    """Time all runs by the protocol: warm up each, then let them take turns in rounds."""
+    with no_garbage_collection():
+        warmups = {
+            key: warm_up(timer, settings.warmup)
+            for key, timer in progress(timers.items(), "warming up")
+        }
+        taken = measure_interleaved(timers, rounds=settings.rounds, repeats=settings.repeats)
+    return {key: Timed(taken[key], *warmups[key]) for key in timers}
+
+
+def warm_up(timer: Timer, how: WarmUp) -> tuple[int, bool]:
     """Call until the medians of three successive windows agree, or the calls are used up.
 
     They agree where the largest is at most ``how.within_pct`` percent above the smallest.
+
+    Returns:
+        The number of calls, and whether the medians agreed.
     """
     medians: deque[float] = deque(maxlen=WINDOWS)
     calls = 0
@@ -71,8 +92,8 @@ def settle(timer: Timer, how: WarmUp) -> Settled:
         medians.append(float(np.median([timer() for _ in range(how.window)])))
         calls += how.window
         if len(medians) == WINDOWS and max(medians) <= min(medians) * (1 + how.within_pct / 100):
-            return Settled(calls, stable=True)
-    return Settled(calls, stable=False)
+            return calls, True
+    return calls, False
 
 
 def measure_interleaved(
@@ -86,7 +107,9 @@ def measure_interleaved(
         Durations in ms, (rounds, repeats) for each run; row n of all comes from the same round.
     """
     durations: dict[Key, list[list[float]]] = {key: [] for key in timers}
-    for order in progress(_orders(list(timers), rounds), "timing", total=rounds, unit="round"):
+    shuffle, order = random.Random(0), list(timers)
+    for _ in progress(range(rounds), "timing", unit="round"):
+        shuffle.shuffle(order)
         for key in order:
             timers[key]()
             durations[key].append([timers[key]() for _ in range(repeats)])
@@ -94,16 +117,10 @@ def measure_interleaved(
 
 
 def latency(durations: Rounds) -> Latency:
-    """Return the percentiles of all calls, and how sure the median is."""
-    p50, p90, p99 = (float(p) for p in np.percentile(durations, [50, 90, 99]))
-    return Latency(p50, p90, p99, durations.size, median_interval(durations))
-
-
-def _orders(keys: list[Key], rounds: int) -> Iterator[list[Key]]:
-    shuffle = random.Random(0)
-    for _ in range(rounds):
-        shuffle.shuffle(keys)
-        yield list(keys)
+    """Return the percentiles of all calls, and how sure they are."""
+    quiet, p50, p90, p99 = (float(p) for p in np.quantile(durations, [QUIET, MEDIAN, 0.9, 0.99]))
+    quiet_ci, p50_ci = (quantile_interval(durations, quantile) for quantile in (QUIET, MEDIAN))
+    return Latency(quiet, p50, p90, p99, durations.size, quiet_ci, p50_ci)
 
 
 @contextmanager
@@ -117,3 +134,17 @@ def no_garbage_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def measure(run: Callable[[], object], *, warmup: int, repeats: int) -> Latency:
+    """Time `repeats` calls of `run`, after `warmup` calls that are not timed.
+
+    `run` must return only when its work is done: a GPU has to be waited for. The interval takes
+    the calls for independent of each other.
+    """
+    for _ in range(warmup):
+        run()
+    timer = stopwatch(run)
+    with no_garbage_collection():
+        durations = np.array([[timer()] for _ in range(repeats)])
+    return latency(durations)

@@ -6,22 +6,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from models.errors import ParamsError
-from pipeline.bootstrap import CONFIDENCE_PCT, RESAMPLES
-from pipeline.params import Benchmark
+from pipeline.benchmark.timing.confidence import CONFIDENCE_PCT, QUIET, RESAMPLES
+from pipeline.core.params import Benchmark
 
 
 def protocol(settings: Benchmark, threads: int) -> dict[str, Any]:
-    """Return everything about the measurement that is no result.
-
-    Args:
-        settings: how engines are timed.
-        threads: CPU threads of each engine.
-    """
+    """Return all about a measurement that is no result; `threads` are those of each engine."""
     return {
-        "batch_sizes": settings.batch_sizes,
-        "warmup": settings.warmup.model_dump(),
-        "rounds": settings.rounds,
-        "repeats": settings.repeats,
+        **settings.model_dump(include={"batch_sizes", "warmup", "rounds", "repeats", "full_pass"}),
         "untimed_calls_per_turn": 1,
         "order": "interleaved; every round in a new random order",
         "threads": threads,
@@ -31,8 +23,9 @@ def protocol(settings: Benchmark, threads: int) -> dict[str, Any]:
         "host": "from images in host memory to logits in host memory",
         "device": "images and logits on the device, without copies and host",
         "garbage_collection": "off",
-        "p50_ci": f"{CONFIDENCE_PCT} %, bootstrap over rounds, {RESAMPLES} resamples",
-        "timed": "engines whose own bytes passed the parity ladder",
+        "compared": f"{100 * QUIET:.0f}th percentile of the calls, the quiet latency",
+        "interval": f"{CONFIDENCE_PCT} %, bootstrap over rounds, {RESAMPLES} resamples",
+        "timed": "engines whose own bytes passed the parity chain",
     }
 
 
@@ -44,7 +37,8 @@ def protocol_lines(facts: Mapping[str, Any]) -> list[str]:
         f"Timed: {facts['timed']}.",
         f"Host time: {facts['host']}. Device time: {facts['device']} (CUDA events).",
         f"{facts['rounds']} rounds × {facts['repeats']} calls, engines in turn in random order, "
-        f"the first call of every turn untimed; p50 with its interval ({facts['p50_ci']}).",
+        f"the first call of every turn untimed. Compared: the {facts['compared']}, with its "
+        f"interval ({facts['interval']}).",
         f"Warm-up: until the medians of three windows of {warmup['window']} calls agree within "
         f"{warmup['within_pct']:g} %, at most {warmup['max_calls']} calls.",
         f"{facts['threads']} threads on CPU cores {cores}"
@@ -61,7 +55,7 @@ def machine(probed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def usable() -> list[int]:
-    """Return the CPU cores this process may run on; empty where the system does not tell."""
+    """Return the CPU cores this process may run on; empty where the system does not report them."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
@@ -72,17 +66,16 @@ def pinned(cores: list[int] | None) -> Iterator[None]:
     Raises:
         ParamsError: the process may not use one of them.
     """
-    if cores is None:
-        yield
-        return
     before = usable()
-    if not set(cores) <= set(before):
+    if cores and not set(cores) <= set(before):
         raise ParamsError(
             f"benchmark.cores = {cores}: this process may use {before or 'no chosen cores here'}; "
             "name some of these, or null"
         )
-    os.sched_setaffinity(0, cores)
+    if cores:
+        os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
-        os.sched_setaffinity(0, before)
+        if cores:
+            os.sched_setaffinity(0, before)

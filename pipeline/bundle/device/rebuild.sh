@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Build the plan for this very device: bash rebuild.sh [tensorrt | tensorrt_rtx] [flags of the builder]
 #
-# Writes built/<backend>.plan, which run.py and verify.py then prefer, the builder's log, and the
-# timing cache that makes the next build quick; ends with the proof of the plan. Needs trtexec of
+# Writes built/<backend>.plan, the builder's log, and the timing cache that makes the next build
+# quick; ends by verifying the plan. run.py prefers one that passed; one that failed is deleted. Needs trtexec of
 # TensorRT 10 or 11 (JetPack: /usr/src/tensorrt/bin), or the tool tensorrt_rtx of TensorRT-RTX's
 # SDK, and Python 3 with NumPy and Pillow.
 set -euo pipefail
@@ -24,23 +24,13 @@ if ! command -v "$tool" >/dev/null; then
     exit 1
 fi
 
-# The graph for this backend, and the smallest, the best and the largest shape: NAME:NxCxHxW.
-read -r graph min opt max < <(python3 - "$backend" <<'PYTHON'
-import json, sys
+# The files are verified first. The graph for this backend, and the minimum, optimum and maximum
+# shape: NAME:NxCxHxW.
+shapes=$(python3 verify.py --backend "$backend" --shapes)
+read -r graph min opt max <<<"$shapes"
 
-manifest = json.load(open("manifest.json", encoding="utf-8"))
-graphs = {graph["backend"]: graph["file"] for graph in manifest["graphs"]}
-given = manifest["input"]
-shapes = (
-    given["name"] + ":" + "x".join(map(str, [given["batch"][size], *given["shape"][1:]]))
-    for size in ("min", "opt", "max")
-)
-print(graphs.get(sys.argv[1], graphs[None]), *shapes)
-PYTHON
-)
-
-# The types stand in the graph: TensorRT 11 knows no other way, and 10 has to be asked. Flags that
-# this version of the builder does not have are left out.
+# The types are in the graph: TensorRT 11 always follows them, 10 only with --stronglyTyped. Flags
+# that this version of the builder does not have are not passed.
 help=$("$tool" --help 2>&1 || true)
 flags=()
 for flag in --stronglyTyped --skipInference "--timingCacheFile=built/$backend.timing"; do
@@ -49,14 +39,13 @@ for flag in --stronglyTyped --skipInference "--timingCacheFile=built/$backend.ti
     fi
 done
 mkdir -p built
+rm -f "built/$backend.plan.new"
 "$tool" --onnx="$graph" --saveEngine="built/$backend.plan.new" \
     --minShapes="$min" --optShapes="$opt" --maxShapes="$max" \
     ${flags[@]+"${flags[@]}"} "$@" \
     >"built/$backend.log" 2>&1 || {
-    echo "error: $tool could not build $graph; its last words (all in built/$backend.log):" >&2
+    echo "error: $tool could not build $graph; the end of built/$backend.log:" >&2
     tail -n 5 "built/$backend.log" >&2
     exit 1
 }
-mv "built/$backend.plan.new" "built/$backend.plan"
-echo "built/$backend.plan is ready"
 python3 verify.py --backend "$backend"

@@ -3,21 +3,30 @@
 Needs NumPy, Pillow and one of ONNX Runtime, TensorRT or TensorRT-RTX.
 """
 
+import sys
+
+if not getattr(sys.flags, "safe_path", sys.flags.isolated):
+    del sys.path[0]  # this folder: no file in it may take the place of a library
 import argparse
 import json
-import sys
+import runpy
 from pathlib import Path
 from typing import Any
 
+HERE = Path(__file__).resolve().parent
 try:
     import numpy as np
 
+    runpy.run_path(str(HERE / "edge" / "own.py"))  # which files are imported as `edge`
     from edge.backends import BACKENDS, open_first
-    from edge.files import Bundle, BundleError, checked, open_bundle
-    from edge.images import load_image, read_rules
+    from edge.checks import BundleError, shown
+    from edge.files import Bundle, guarded, open_bundle
+    from edge.images import load_image, read_labels, read_rules
     from edge.runtime import Logits, Run
 except ModuleNotFoundError as e:
     sys.exit(f"error: {e.name} is not installed; pip install -r requirements.txt")
+except (ImportError, OSError, SyntaxError, ValueError) as e:
+    sys.exit(f"error: cannot start ({e!r}); unpack the bundle again, or install its requirements")
 
 
 def main() -> None:
@@ -30,21 +39,20 @@ def main() -> None:
     parser.add_argument("--top", type=int, default=3, help="how many classes (default: 3)")
     parser.add_argument("--json", action="store_true", help="one JSON object per image and line")
     options = parser.parse_args()
-    try:
-        bundle = open_bundle(Path(__file__).resolve().parent)
-        backend, run = open_first(bundle, options.backend)
-        for image in options.images:
-            classes = classify(bundle, run, image)[: max(1, options.top)]
-            result = {"image": str(image), "backend": backend, "classes": classes}
-            print(json.dumps(result) if options.json else _line(result), flush=True)
-    except BundleError as e:
-        sys.exit(f"error: {e}")
+    bundle = open_bundle(HERE)
+    backend, run = open_first(bundle, options.backend)
+    names = read_labels(bundle)
+    for image in options.images:
+        classes = classify(bundle, run, image, names)[: max(1, options.top)]
+        result = {"image": str(image), "backend": backend, "classes": classes}
+        print(json.dumps(result) if options.json else shown(_line(result)), flush=True)
 
 
-def classify(bundle: Bundle, run: Run, image: Path) -> list[dict[str, Any]]:
+def classify(bundle: Bundle, run: Run, image: Path, names: list[str]) -> list[dict[str, Any]]:
     """Return every class with its probability, the likeliest first."""
-    names = checked(bundle, "labels.txt").read_text(encoding="utf-8").split("\n")[:-1]
     (logits,) = run(load_image(image, read_rules(bundle)))
+    if len(logits) != len(names):
+        raise BundleError(f"labels.txt has {len(names)} classes, the network {len(logits)}")
     shares = _softmax(logits)
     return [
         {"class": names[index], "probability": float(shares[index])}
@@ -65,4 +73,4 @@ def _line(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from models.errors import ArtifactError
-from pipeline.artifacts import artifacts_dir, read_json
-from pipeline.checks.finding import FAILS, OK, WARNING, Finding
-from pipeline.fashion_mnist import DOWNLOADS
-from pipeline.params import Params, Prepare
+from pipeline.cli.doctor.finding import FAILS, OK, WARNING, Finding
+from pipeline.core.artifacts import artifacts_dir, read_json
+from pipeline.core.params import Params, Prepare
+from pipeline.data.published.fashion_mnist import DOWNLOADS
 
 
 def data(params: Params) -> Iterator[Finding]:
@@ -50,7 +50,7 @@ def _prepared(prepare: Prepare) -> Finding:
     if absent:
         return Finding("prepared", WARNING, f"{folder} lacks {', '.join(absent)}", "make data")
     if made_of != (prepare.source, prepare.image_size):
-        told = f"{folder} is of {made_of[0]} at {made_of[1]} pixels, not as params.yaml says"
-        return Finding("prepared", WARNING, told, "make data")
+        found = f"{folder} is of {made_of[0]} at {made_of[1]} pixels, params.yaml differs"
+        return Finding("prepared", WARNING, found, "make data")
     images = ", ".join(f"{count} {split}" for split, count in counts.items())
     return Finding("prepared", OK, f"{images} images of {len(manifest['classes'])} classes")

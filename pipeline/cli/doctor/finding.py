@@ -13,11 +13,11 @@ class Finding:
         subject: what was looked at.
         state: ``ok``; ``warning``: the configured pipeline runs, but not all of it; ``fails``: it
             cannot run.
-        told: what was found.
+        found: what was found.
         remedy: what to do about it.
     """
 
     subject: str
     state: str
-    told: str
+    found: str
     remedy: str = ""

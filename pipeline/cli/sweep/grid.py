@@ -13,13 +13,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from models.errors import ParamsError, near_matches
-from pipeline.artifacts import digest
-from pipeline.params import Variant
+from pipeline.core.artifacts import digest
+from pipeline.core.params import Variant
 
 Settings = dict[str, Any]  # path of a key: its value
 
 OPTIONS = "model.options"  # holds keys that only the network knows
-# Where these stand in a name; what is not listed stands between, by the alphabet.
+# The order in a name; what is not listed comes between, by the alphabet.
 FIRST = ("model.name", OPTIONS, "train.strategy.name", "train.penalty.estimator")
 LAST = ("train.penalty.lambda", "train.epochs", "train.seed")
 
@@ -85,7 +85,7 @@ def _paths(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def short_names(paths: Sequence[str]) -> dict[str, list[str]]:
-    """Return ``{last part: paths that end so}``; a section's `name` goes by the section."""
+    """Return ``{last part: paths that end so}``; a section's `name` is named as the section."""
     found: dict[str, list[str]] = {}
     for path in paths:
         found.setdefault(_short(path), []).append(path)
@@ -97,7 +97,7 @@ def _short(path: str) -> str:
 
 
 def nested(settings: Settings) -> dict[str, Any]:
-    """Return ``{"a.b": 1}`` as ``{"a": {"b": 1}}``, as it stands in params.yaml."""
+    """Return ``{"a.b": 1}`` as ``{"a": {"b": 1}}``, as params.yaml has it."""
     result: dict[str, Any] = {}
     for path, value in settings.items():
         *sections, key = path.split(".")
@@ -109,10 +109,10 @@ def nested(settings: Settings) -> dict[str, Any]:
 
 
 def variant_name(settings: Settings) -> str:
-    """Return a name that says the settings, e.g. ``anneal-lambda0_5-seed1``; always the same.
+    """Return a name that shows the settings, e.g. ``anneal-lambda0_5-seed1``; always the same.
 
-    Where the name does not say a value in full, since it holds other characters than a name may,
-    a hash of the settings makes it unique.
+    Where it cannot show a value in full, which holds other characters than a name may, a hash of
+    the settings makes it unique.
     """
     parts = [_part(path, settings[path]) for path in sorted(settings, key=_place)]
     name = "-".join(text for text, _ in parts)
@@ -123,7 +123,7 @@ def variant_name(settings: Settings) -> str:
 
 
 def _part(path: str, value: Any) -> tuple[str, bool]:
-    """Return what a name says of one setting, and whether that is all of it."""
+    """Return what a name shows of one setting, and whether that is all of it."""
     key = _short(path)
     if isinstance(value, bool) or value is None:
         return f"{key}_{json.dumps(value)}", True
@@ -152,7 +152,7 @@ def _values(word: str, text: str) -> list[Any]:
 
     try:
         values: list[Any] = YAML(typ="safe", pure=True).load(f"[{text}]")
-        json.dumps(values, sort_keys=True)  # dates, say, are no values of params.yaml
+        json.dumps(values, sort_keys=True)  # dates, for example, are no values of params.yaml
     except (YAMLError, TypeError) as e:
         raise ParamsError(
             f"{word!r}: {text!r} is no list of values; write numbers, words or YAML in braces"

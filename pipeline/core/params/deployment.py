@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.params_section import Section
+from pipeline.core.params.section import Section
 
 Backend = Literal["onnxruntime", "tensorrt_rtx", "tensorrt", "openvino"]
 
@@ -65,7 +65,7 @@ class Build(Section):
 
 
 class Verify(Section):
-    """On how much the rungs of the parity ladder are compared."""
+    """On how much the checks of the parity chain are compared."""
 
     samples: int = Field(default=512, ge=1)
 
@@ -94,6 +94,7 @@ class Benchmark(Section):
     warmup: WarmUp = Field(default_factory=WarmUp)
     rounds: int = Field(ge=2)
     repeats: int = Field(ge=1)
+    full_pass: int = Field(default=60, ge=1)
     threads: int | None = Field(default=None, ge=1)
     cores: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)
 

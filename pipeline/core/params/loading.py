@@ -1,18 +1,19 @@
 """params.yaml as typed, validated values: the one place where its keys are read.
 
 Every stage loads the whole file, so a mistake anywhere stops the first stage, not the last. Its
-sections are in `pipeline.params_network` and `pipeline.params_engines`; import them from here.
+sections are in the modules beside this one; import them from `pipeline.core.params`.
 """
 
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from models.errors import ParamsError, near_matches
-from pipeline.params_engines import (
-    Batch,
+from pipeline.core.params.data import Prepare
+from pipeline.core.params.deployment import (
     Benchmark,
     Build,
     Bundle,
@@ -21,84 +22,19 @@ from pipeline.params_engines import (
     Export,
     Precision,
     Verify,
-    WarmUp,
 )
-from pipeline.params_errors import explain, one_line, require_moderate
-from pipeline.params_network import (
-    Distill,
-    Heal,
-    HealDistill,
+from pipeline.core.params.messages import explain, one_line, require_moderate
+from pipeline.core.params.planning import Heal, Plan, Score, Variant
+from pipeline.core.params.section import Section
+from pipeline.core.params.training import (
     Method,
     Model,
-    Penalty,
-    Plan,
-    PlannedLevel,
-    Score,
-    Strategy,
     Train,
-    Variant,
 )
-from pipeline.params_section import Section
-
-__all__ = [
-    "PARAMS",
-    "Batch",
-    "Benchmark",
-    "Build",
-    "Bundle",
-    "Choose",
-    "Collapse",
-    "Distill",
-    "Export",
-    "Heal",
-    "HealDistill",
-    "Method",
-    "Model",
-    "Params",
-    "Penalty",
-    "Plan",
-    "PlannedLevel",
-    "Precision",
-    "Prepare",
-    "Score",
-    "Section",
-    "Strategy",
-    "Train",
-    "Variant",
-    "Verify",
-    "WarmUp",
-    "load_params",
-    "validate",
-]
 
 PARAMS = Path("params.yaml")
-
-Published = Literal["cifar10", "tiny_imagenet", "pacs", "vlcs", "flowers102", "dtd", "aircraft"]
-
-
-class Prepare(Section):
-    """Where the images come from and the form they are stored in."""
-
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    source: Literal["fashion_mnist", "image_folder", Published]
-    path: str | None = None
-    image_size: int = Field(ge=8, le=4096)
-    fit: Literal["pad", "crop"] = "pad"
-    channels: Literal[1, 3] | None = None
-    on_corrupt: Literal["fail", "skip"] = "fail"
-    validation_fraction: float = Field(default=0.1, gt=0, lt=1)
-    test_fraction: float = Field(default=0.1, gt=0, lt=1)
-    limit: int | None = Field(default=None, ge=1)
-
-    @model_validator(mode="after")
-    def _has_a_path(self) -> "Prepare":
-        if self.path is None and self.source == "image_folder":
-            raise ValueError("source 'image_folder' needs `path`, the folder with train/<class>/*")
-        if self.path is None and self.source != "fashion_mnist":
-            raise ValueError(
-                f"source {self.source!r} needs `path`, the folder with the data set as published"
-            )
-        return self
+# Of a variant: it stands in command lines, names of files and of models.
+NAME, LONGEST_BYTES = re.compile(r"[^\W\d_][\w-]*"), 100
 
 
 class Params(Section):
@@ -203,10 +139,11 @@ def _with_merged_variants(raw: Any, path: Path) -> Any:
         return raw
     defaults = {key: raw[key] for key in Variant.model_fields if key in raw}
     for name in variants:
-        if not isinstance(name, str) or not name.replace("-", "_").isidentifier():
+        is_name = isinstance(name, str) and NAME.fullmatch(name)
+        if not is_name or len(name.encode()) > LONGEST_BYTES:
             raise ParamsError(
                 f"{path}: variant {one_line(repr(name))}: use letters, digits, '-' and '_', "
-                "and start with a letter"
+                f"{LONGEST_BYTES} bytes at most, and start with a letter"
             )
     return raw | {"variants": {name: _merge(defaults, own) for name, own in variants.items()}}
 

@@ -4,19 +4,25 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from pipeline.params_section import Section
+from pipeline.core.params.section import Criterion, Section
 
-Criterion = Literal[
-    "msw",
-    "sliced",
-    "block_influence",
-    "random",
-    "leave_one_out",
-    "recoverability",
-    "msw_validation",
-    "deepest_first",
-    "zscore_percentile",
-]
+TAKEN = {
+    *("name", "model_name", "num_classes", "in_chans", "pretrained", "weights"),
+    *("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"),
+}
+
+
+class Normalisation(Section):
+    """What images of 0..1 are normalised by, per channel."""
+
+    mean: list[float] = Field(min_length=1)
+    std: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
+
+
+def _normalised_by(value: Any) -> str | None:
+    if value in ("auto", "published", "images"):
+        return "(name)"
+    return "(values)" if isinstance(value, dict | Normalisation) else None
 
 
 class Model(Section):
@@ -25,12 +31,23 @@ class Model(Section):
     name: str
     pretrained: bool = False
     weights: str | None = None
+    normalisation: Annotated[
+        Annotated[Literal["auto", "published", "images"], Tag("(name)")]
+        | Annotated[Normalisation, Tag("(values)")],
+        Discriminator(
+            _normalised_by,
+            custom_error_type="normalisation",
+            custom_error_message=(
+                "Input should be 'auto', 'published', 'images', or {mean: [...], std: [...]}"
+            ),
+        ),
+    ] = "auto"
     options: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("options")
     @classmethod
     def _not_what_is_set_elsewhere(cls, options: dict[str, Any]) -> dict[str, Any]:
-        if taken := {"name", "num_classes", "in_chans", "pretrained", "weights"} & options.keys():
+        if taken := TAKEN & options.keys():
             raise ValueError(
                 f"{', '.join(sorted(taken))}: given by the data or set beside `options`"
             )
@@ -54,7 +71,7 @@ class Penalty(Section):
     projections: int = Field(default=50, ge=1)
 
 
-class PlannedLevel(Section):
+class LevelOfPlan(Section):
     """The blocks that a plan removes up to a level; metrics/plan/<variant>.json is such a plan."""
 
     plan: str
@@ -62,7 +79,7 @@ class PlannedLevel(Section):
 
 
 # In parentheses: what `params_errors` does not take for keys.
-REMOVED_BY = {int: "(count)", list: "(blocks)", dict: "(plan)", PlannedLevel: "(plan)"}
+REMOVED_BY = {int: "(count)", list: "(blocks)", dict: "(plan)", LevelOfPlan: "(plan)"}
 
 
 def _removed_by(value: Any) -> str | None:
@@ -73,7 +90,7 @@ Removed = Annotated[
     Annotated[Literal["all"], Tag("(all)")]
     | Annotated[int, Field(ge=1), Tag("(count)")]
     | Annotated[list[str], Field(min_length=1), Tag("(blocks)")]
-    | Annotated[PlannedLevel, Tag("(plan)")],
+    | Annotated[LevelOfPlan, Tag("(plan)")],
     Discriminator(
         _removed_by,
         custom_error_type="removed",
@@ -86,7 +103,7 @@ Removed = Annotated[
 
 
 class Strategy(Section):
-    """Whether and when blocks go while the network trains (see `pipeline.strategies`)."""
+    """Whether and when blocks go while the network trains (see `pipeline.train.strategies`)."""
 
     name: Literal["penalty", "progressive", "anneal", "remove_first", "shallow", "explore"] = (
         "penalty"
@@ -105,23 +122,9 @@ class Strategy(Section):
             )
         return self
 
-    @property
-    def gone_at(self) -> float:
-        """Return the share of the training after which all blocks that are to go are gone."""
-        if self.until is not None:
-            return self.until
-        return 0.4 if self.name in {"progressive", "anneal", "explore"} else 0.0
-
-    @property
-    def criterion(self) -> Criterion:
-        """Return what decides which blocks go first; low goes first."""
-        if self.order != "auto":
-            return self.order
-        return "recoverability" if self.name == "explore" else "block_influence"
-
 
 class Distill(Section):
-    """Whose logits a network learns from beside the labels (see `pipeline.distillation`)."""
+    """Whose logits a network learns from beside the labels (see `pipeline.train.distillation`)."""
 
     teacher: str | None = None
     weight: float = Field(default=0.5, ge=0, le=1)
@@ -170,7 +173,7 @@ class Train(Section):
 
 
 class Method(Section):
-    """Which parts of the network are compared and removed (see `pipeline.method`)."""
+    """Which parts of the network are compared and removed (see `models.unit_selection`)."""
 
     mode: Literal["paper", "official"] = "paper"
     unit: Literal["auto", "block", "depthwise"] = "auto"
@@ -181,99 +184,5 @@ class Method(Section):
             raise ValueError(
                 f"unit {self.unit!r} is for mode 'paper'; mode 'official' takes the unit from the "
                 "network's structure, so set unit: auto"
-            )
-        return self
-
-
-class Score(Section):
-    """How blocks are scored."""
-
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    samples: int = Field(ge=2)
-    projections: int = Field(ge=1)
-    recovery_images: int = Field(default=2048, ge=0)
-    recovery_learning_rate: float = Field(default=0.01, gt=0)
-
-
-class Plan(Section):
-    """Which blocks go, in which order, and how many."""
-
-    criterion: Literal["auto", Criterion]
-    search: Literal["one_shot", "greedy", "latency_aware"] = "one_shot"
-    max_accuracy_drop_pct: float = Field(ge=0)
-    latency_budget_ms: float | None = Field(default=None, gt=0)
-    latency_batch: int = Field(default=1, ge=1)
-    replacement: Literal["identity", "bias", "affine", "linear", "auto"] = "identity"
-    replacement_samples: int = Field(default=512, ge=1)
-    replacement_slack_pct: float = Field(default=0.1, ge=0)
-    dead_branches: bool = True
-
-    @property
-    def measures_latency(self) -> bool:
-        """Return whether the plan depends on the machine it is made on."""
-        return self.search == "latency_aware"
-
-    @model_validator(mode="after")
-    def _a_budget_to_keep(self) -> "Plan":
-        if self.measures_latency and self.criterion != "auto":
-            raise ValueError(
-                "search 'latency_aware' goes by accuracy lost per ms saved, not by criterion "
-                f"{self.criterion!r}; set criterion: auto, or search: greedy"
-            )
-        if self.measures_latency and self.latency_budget_ms is None:
-            raise ValueError(
-                "search 'latency_aware' needs latency_budget_ms, the time that one batch of "
-                "latency_batch images may take"
-            )
-        return self
-
-
-class Variant(Section):
-    """A network, its training and its plan: the defaults with one variant's overrides merged in."""
-
-    model: Model
-    train: Train
-    method: Method = Field(default_factory=Method)
-    plan: Plan
-
-    @model_validator(mode="after")
-    def _starts_where_the_strategy_does(self) -> "Variant":
-        strategy = self.train.strategy
-        has_weights = self.model.pretrained or self.model.weights is not None
-        if strategy.name == "shallow" and (has_weights or strategy.gone_at):
-            raise ValueError(
-                "strategy 'shallow' trains from scratch without the blocks: leave out until and "
-                "initial weights; with them it is called remove_first"
-            )
-        if strategy.name == "remove_first" and not has_weights and not strategy.gone_at:
-            raise ValueError(
-                "strategy 'remove_first' removes blocks of a trained network: give it initial "
-                "weights (model.pretrained or model.weights) or until above 0"
-            )
-        return self
-
-
-class HealDistill(Section):
-    """How much a fine-tuned level learns from the whole network beside the labels."""
-
-    weight: float = Field(default=0.0, ge=0, le=1)
-    temperature: float = Field(default=4.0, gt=0)
-
-
-class Heal(Section):
-    """What is done to a level's network after its blocks went, and which result is shipped."""
-
-    ship: Literal["removed", "batch_norm", "healed"] = "removed"
-    bn_samples: int = Field(default=2048, ge=2)
-    epochs: int = Field(default=0, ge=0)
-    learning_rate: float = Field(default=0.01, gt=0)
-    distill: HealDistill = Field(default_factory=HealDistill)
-
-    @model_validator(mode="after")
-    def _heals_what_it_ships(self) -> "Heal":
-        if self.ship == "healed" and not self.epochs:
-            raise ValueError(
-                "ship 'healed' needs epochs above 0 (they are 0: no level is fine-tuned); set "
-                "heal.epochs, or ship removed or batch_norm"
             )
         return self

@@ -5,22 +5,21 @@ and test are shares of every class in every domain. A copy of VLCS that has trai
 test/ inside each domain keeps that split.
 """
 
-from collections import defaultdict
 from pathlib import Path
 
 from models.errors import DataError
 from models.hashing import file_sha256
-from pipeline.image_files import (
-    ImagesOfClass,
+from pipeline.core.params import Prepare
+from pipeline.data.image_files import (
+    FilesOfClass,
     LabelledFiles,
     file_source,
-    images_by_class,
+    files_by_class,
     labelled,
-    parted,
+    split_files,
 )
-from pipeline.layouts.layout import Layout, checked_splits, locate
-from pipeline.params import Prepare
-from pipeline.sources import Source
+from pipeline.data.published.archive import Layout, checked_splits, locate
+from pipeline.data.source import Source
 
 PACS = Layout(
     "PACS",
@@ -37,20 +36,12 @@ FOLDS = {"train": "train", "validation": "crossval", "test": "test"}
 
 
 def pacs(params: Prepare) -> Source:
-    """Return PACS, parted by `validation_fraction` and `test_fraction`.
-
-    Raises:
-        DataError: the layout is another, or a class has too few images in a domain.
-    """
+    """Return PACS, split by `validation_fraction` and `test_fraction`."""
     return _pooled(params, PACS)
 
 
 def vlcs(params: Prepare) -> Source:
-    """Return VLCS, with the split it comes with, or parted as PACS is.
-
-    Raises:
-        DataError: as of PACS; a class is in no domain's train, crossval or test.
-    """
+    """Return VLCS, with the split it comes with, or split as PACS is."""
     return _pooled(params, VLCS)
 
 
@@ -61,19 +52,18 @@ def _pooled(params: Prepare, layout: Layout) -> Source:
         classes, splits = _as_published(domains, layout)
     else:
         classes, splits = _drawn(domains, params)
-    return file_source(root, classes, checked_splits(splits, classes))
+    return file_source(params, root, classes, checked_splits(root, splits, classes))
 
 
 def _drawn(domains: list[Path], params: Prepare) -> tuple[list[str], dict[str, LabelledFiles]]:
-    """Part every domain by itself, so that each split has its share of each."""
-    found = {domain.name: images_by_class(domain) for domain in domains}
-    classes = sorted({name for images in found.values() for name in images})
-    fractions = {"validation": params.validation_fraction, "test": params.test_fraction}
+    """Split every domain by itself, so that each split has its share of each."""
+    found = {domain.name: files_by_class(domain) for domain in domains}
+    classes = sorted(set().union(*found.values()))
     pool: dict[str, LabelledFiles] = {split: [] for split in FOLDS}
-    for domain, images in found.items():
-        files = labelled(defaultdict(list, images), classes)
+    for domain, files in found.items():
         names = [f"{domain}/{name}" for name in classes]
-        for split, part in parted(files, fractions, names, params.seed).items():
+        parts = split_files(labelled(files, classes), params, ["validation", "test"], names)
+        for split, part in parts.items():
             pool[split] += part
     return classes, pool
 
@@ -82,41 +72,28 @@ def _as_published(
     domains: list[Path], layout: Layout
 ) -> tuple[list[str], dict[str, LabelledFiles]]:
     """Take each domain's own split; what lies beside it, such as full/, repeats its images."""
-    found: dict[str, list[ImagesOfClass]] = {split: [] for split in FOLDS}
+    found: dict[str, list[FilesOfClass]] = {split: [] for split in FOLDS}
     for domain in domains:
         for split, fold in FOLDS.items():
             if not (domain / fold).is_dir():
                 raise DataError(
                     f"{domain} has no {fold}/; {layout.name} is expected as {layout.expected}"
                 )
-            found[split].append(images_by_class(domain / fold))
-    classes = sorted({name for parts in found.values() for images in parts for name in images})
+            found[split].append(files_by_class(domain / fold))
+    classes = sorted({name for parts in found.values() for files in parts for name in files})
     splits = {
-        split: [file for images in parts for file in labelled(defaultdict(list, images), classes)]
+        split: [file for files in parts for file in labelled(files, classes)]
         for split, parts in found.items()
     }
-    splits["validation"] = _without_copies(splits, "validation", ["test"])
-    splits["train"] = _without_copies(splits, "train", ["validation", "test"])
+    _drop_copies(splits, "validation", ["test"])
+    _drop_copies(splits, "train", ["validation", "test"])
     return classes, splits
 
 
-def _without_copies(
-    splits: dict[str, LabelledFiles], split: str, others: list[str]
-) -> LabelledFiles:
-    """Return a split without the images whose very bytes are in one of the others too."""
-    by_size: dict[int, list[Path]] = defaultdict(list)
-    for other in others:
-        for path, _ in splits[other]:
-            by_size[path.stat().st_size].append(path)
-    hashes: dict[int, set[str]] = {}
-
-    def is_copy(path: Path) -> bool:
-        size = path.stat().st_size
-        if size not in hashes:
-            hashes[size] = {file_sha256(other) for other in by_size[size]}
-        return bool(hashes[size]) and file_sha256(path) in hashes[size]
-
-    kept = [(path, label) for path, label in splits[split] if not is_copy(path)]
+def _drop_copies(splits: dict[str, LabelledFiles], split: str, others: list[str]) -> None:
+    """Remove the images of a split whose very bytes are in one of the others too."""
+    hashes = {file_sha256(path) for other in others for path, _ in splits[other]}
+    kept = [(path, label) for path, label in splits[split] if file_sha256(path) not in hashes]
     if copies := len(splits[split]) - len(kept):
         print(f"{split}: not used, copies of images in {' or '.join(others)}: {copies} images")
-    return kept
+    splits[split] = kept

@@ -21,22 +21,14 @@ import numpy as np
 from jaxtyping import UInt8
 
 from models.errors import DataError
-from pipeline.artifacts import CACHE
-from pipeline.params import Prepare
-from pipeline.sources import Labels, Material, Pixels, Source, stratified_split
+from pipeline.core.artifacts import CACHE
+from pipeline.core.params import Prepare
+from pipeline.data.source import Labels, Pixels, Source, array_source
 
 DOWNLOADS = CACHE / "downloads"
 CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
 SHA256 = {  # of the uncompressed files
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
@@ -51,39 +43,26 @@ HOST_TIME_LIMIT_S = 15
 APT = [
     "apt-get",
     "--quiet",
-    *("-o", "Acquire::Retries=0"),
-    *("-o", f"Acquire::http::Timeout={HOST_TIME_LIMIT_S}"),
-    *("-o", f"Acquire::https::Timeout={HOST_TIME_LIMIT_S}"),
+    "-oAcquire::Retries=0",
+    f"-oAcquire::http::Timeout={HOST_TIME_LIMIT_S}",
+    f"-oAcquire::https::Timeout={HOST_TIME_LIMIT_S}",
     # As root apt would download as user _apt, who may not enter the folder; no effect otherwise.
-    *("-o", "APT::Sandbox::User=root"),
+    "-oAPT::Sandbox::User=root",
 ]
 
 Idx = UInt8[np.ndarray, "..."]
 
 
 def fashion_mnist(params: Prepare) -> Source:
-    """Return Fashion-MNIST, its train split parted by `validation_fraction`.
-
-    Raises:
-        DataError: a file is missing, damaged or not the published one, or no way of fetching works.
-    """
+    """Return Fashion-MNIST, its train split split by `validation_fraction`."""
     named = None if params.path is None else Path(params.path).expanduser()
     files = fetch(DOWNLOADS) if named is None else read_files(named)
-    images, labels = _pair(files, "train")
-    fractions = {"validation": params.validation_fraction}
-    parts = stratified_split(labels, fractions, list(CLASSES), params.seed)
-    splits = {part: _material(images[rows], labels[rows]) for part, rows in parts.items()}
-    splits["test"] = _material(*_pair(files, "t10k"))
-    return Source(list(CLASSES), splits, has_colour=lambda: False)
+    return array_source(params, list(CLASSES), _pair(files, "train"), _pair(files, "t10k"))
 
 
 def _pair(files: dict[str, Idx], part: str) -> tuple[Pixels, Labels]:
     images, labels = files[f"{part}-images-idx3-ubyte"], files[f"{part}-labels-idx1-ubyte"]
     return images[:, None], labels.astype(np.int64)  # (n, 28, 28) -> (n, 1, 28, 28)
-
-
-def _material(images: Pixels, labels: Labels) -> Material:
-    return Material(labels, read=lambda rows: images[rows], chunk=1024)
 
 
 def fetch(downloads: Path) -> dict[str, Idx]:
@@ -110,7 +89,7 @@ def fetch(downloads: Path) -> dict[str, Idx]:
                 (folder / f"{name}.gz").replace(downloads / f"{name}.gz")
             return files
     raise DataError(
-        "Fashion-MNIST could not be had in any way:\n  - " + "\n  - ".join(failures) + "\n"
+        "Fashion-MNIST could not be fetched in any way:\n  - " + "\n  - ".join(failures) + "\n"
         f"put {', '.join(f'{name}.gz' for name in SHA256)} into a folder "
         "and name that folder in prepare.path"
     )
@@ -136,15 +115,15 @@ def read_files(folder: Path) -> dict[str, Idx]:
 
 
 def _content(folder: Path, name: str) -> tuple[Path, bytes]:
-    compressed, plain = folder / f"{name}.gz", folder / name
+    path = folder / f"{name}.gz"
     try:
-        if compressed.exists():
-            return compressed, gzip.decompress(compressed.read_bytes())
-        return plain, plain.read_bytes()
+        if path.exists():
+            return path, gzip.decompress(path.read_bytes())
+        return folder / name, (folder / name).read_bytes()
     except FileNotFoundError as e:
-        raise DataError(f"{folder} has no file {compressed.name} or {name}") from e
+        raise DataError(f"{folder} has no file {path.name} or {name}") from e
     except (gzip.BadGzipFile, EOFError, zlib.error) as e:
-        raise DataError(f"{compressed} is not a whole gzip file: {e}; replace it") from e
+        raise DataError(f"{path} is not a whole gzip file: {e}; replace it") from e
     except OSError as e:
         raise DataError(f"cannot read {e.filename}: {e.strerror}") from e
 
@@ -156,28 +135,19 @@ def _parse_idx(content: bytes) -> Idx:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
-def _from_debian(work: Path) -> Path:
-    """Download and unpack the Debian package without installing it; needs no root."""
-    return _download_and_unpack(work, APT)
-
-
 def _from_debian_with_own_lists(work: Path) -> Path:
-    """Do the same where apt's package lists are missing or old: fetch lists for us alone."""
-    apt = [
-        *APT,
-        *("-o", f"Dir::State={work / 'state'}"),
-        *("-o", f"Dir::State::lists={work / 'lists'}"),
-        *("-o", f"Dir::Cache={work / 'cache'}"),
-        *("-o", "Acquire::Languages=none"),
-    ]
+    """Do as `_from_debian` where apt's package lists are missing or old: fetch lists of our own."""
     for folder in ("state", "lists/partial", "cache/archives/partial"):
         (work / folder).mkdir(parents=True)
-    with contextlib.suppress(DataError):  # of some other repository; the download tells
+    own = [f"-oDir::State={work}/state", f"-oDir::State::lists={work}/lists"]
+    apt = [*APT, *own, f"-oDir::Cache={work}/cache", "-oAcquire::Languages=none"]
+    with contextlib.suppress(DataError):  # of another repository; the download shows it
         _run([*apt, "update"], work)
-    return _download_and_unpack(work, apt)
+    return _from_debian(work, apt)
 
 
-def _download_and_unpack(work: Path, apt: list[str]) -> Path:
+def _from_debian(work: Path, apt: list[str] = APT) -> Path:
+    """Download and unpack the Debian package without installing it; needs no root."""
     _run([*apt, "download", PACKAGE], work)
     for package in work.glob(f"{PACKAGE}_*.deb"):
         _run(["dpkg", "-x", str(package), str(work)], work)
@@ -213,7 +183,7 @@ def _run(command: list[str], work: Path) -> None:
                 env=os.environ | {"LC_ALL": "C"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=subprocess.STDOUT,
+                stderr=output,
                 timeout=TIME_LIMIT_S,
                 check=True,
             )
@@ -222,10 +192,6 @@ def _run(command: list[str], work: Path) -> None:
     except subprocess.TimeoutExpired as e:
         raise DataError(f"{command[0]} took longer than {TIME_LIMIT_S} s") from e
     except subprocess.CalledProcessError as e:
-        raise DataError(_last_words(log.read_text(errors="replace")) or str(e)) from e
-
-
-def _last_words(log: str) -> str:
-    """Return the last error of apt (``E: ...``) or Python (``SomeError: ...``) in a log."""
-    *_, last = re.split(r"^(?=E: |\w*Error\b)", log, flags=re.MULTILINE)
-    return " ".join(last.split())
+        # The last error of apt (``E: ...``) or Python (``SomeError: ...``).
+        *_, last = re.split(r"^(?=E: |\w*Error\b)", log.read_text(errors="replace"), flags=re.M)
+        raise DataError(" ".join(last.split()) or str(e)) from e

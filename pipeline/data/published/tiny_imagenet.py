@@ -7,10 +7,16 @@ validation is drawn from train: no choice is made on the images that are reporte
 from pathlib import Path
 
 from models.errors import DataError
-from pipeline.image_files import LabelledFiles, file_source, files_below, is_image, parted, visible
-from pipeline.layouts.layout import Layout, checked_splits, locate, read_lines, tell_unlisted
-from pipeline.params import Prepare
-from pipeline.sources import Source
+from pipeline.core.params import Prepare
+from pipeline.data.image_files import (
+    LabelledFiles,
+    file_source,
+    files_by_class,
+    labelled,
+    split_files,
+)
+from pipeline.data.published.archive import Layout, checked_splits, locate, warn_unlisted
+from pipeline.data.source import Source
 
 LAYOUT = Layout(
     "Tiny-ImageNet-200",
@@ -21,26 +27,33 @@ LAYOUT = Layout(
 
 
 def tiny_imagenet(params: Prepare) -> Source:
-    """Return Tiny-ImageNet-200, its train parted by `validation_fraction`, its val as test.
-
-    Raises:
-        DataError: the layout is another, a list names what is not there, or train has a class that
-            is not in wnids.txt or the other way round.
-    """
+    """Return Tiny-ImageNet-200, its train split by `validation_fraction`, its val as test."""
     root = locate(params, LAYOUT)
-    wnids = sorted(wnid for _, wnid in read_lines(root / "wnids.txt"))
+    wnids = sorted(_lines(root / "wnids.txt"))
     classes = _class_names(root / "words.txt", wnids)
-    fractions = {"validation": params.validation_fraction}
-    splits = parted(_train(root / "train", wnids), fractions, classes, params.seed)
+    splits = split_files(_train(root / "train", wnids), params, ["validation"], classes)
     splits["test"] = _annotated(root / "val", wnids)
-    checked_splits(splits, classes)
-    tell_unlisted(root / "val", files_below(root / "val" / "images"), {"test": splits["test"]})
-    return file_source(root, classes, splits)
+    checked_splits(root, splits, classes)
+    warn_unlisted(root / "val" / "images", splits)
+    return file_source(params, root, classes, splits)
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a list that are not blank."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as e:
+        raise DataError(f"{path} is not a text file ({e}); restore the published one") from e
+    except OSError as e:
+        raise DataError(f"cannot read {path}: {e.strerror}") from e
+    if not any(lines):
+        raise DataError(f"{path} is empty; restore the published one")
+    return list(filter(None, lines))
 
 
 def _class_names(path: Path, wnids: list[str]) -> list[str]:
     """Return "<wnid> <first of its words>": words alone name two classes more than once."""
-    words = dict(line.partition("\t")[::2] for _, line in read_lines(path))
+    words = dict(line.partition("\t")[::2] for line in _lines(path))
     for wnid in wnids:
         if wnid not in words:
             raise DataError(
@@ -50,28 +63,23 @@ def _class_names(path: Path, wnids: list[str]) -> list[str]:
 
 
 def _train(folder: Path, wnids: list[str]) -> LabelledFiles:
-    there = {path.name for path in visible(folder) if path.is_dir()}
-    for wnid in sorted(there ^ set(wnids)):
+    files = files_by_class(folder)
+    for wnid in sorted(files.keys() ^ set(wnids)):
         here, absent = ("wnids.txt", "train/") if wnid in wnids else ("train/", "wnids.txt")
         raise DataError(f"class {wnid} is in {here} but not in {absent}; unpack {folder} again")
-    return [
-        (path, label)
-        for label, wnid in enumerate(wnids)
-        for path in files_below(folder / wnid / "images")
-        if is_image(path)
-    ]
+    return labelled(files, wnids)
 
 
 def _annotated(folder: Path, wnids: list[str]) -> LabelledFiles:
     """Return the images of val_annotations.txt: file, wnid and a box in each line."""
     labels = {wnid: label for label, wnid in enumerate(wnids)}
+    path = folder / "val_annotations.txt"
     files = []
-    for place, line in read_lines(folder / "val_annotations.txt"):
-        name, _, rest = line.partition("\t")
-        wnid = rest.partition("\t")[0]
+    for line in _lines(path):
+        name, wnid, *_ = (*line.split("\t"), "")
         if wnid not in labels:
             raise DataError(
-                f"{place}: class {wnid!r} is not in wnids.txt; needs <file>, tab, <wnid>"
+                f"{path}, {line!r}: class {wnid!r} is not in wnids.txt; needs <file>, tab, <wnid>"
             )
         files.append((folder / "images" / name, labels[wnid]))
     return files

@@ -1,5 +1,6 @@
-"""Is an engine really of the precision on its label? Its weights and operators must say so.
+"""Is an engine really of the precision on its label? Its weights and operators are the evidence.
 
+No builder reports reliably in which types its engine computes, so this is not taken from a library.
 Operators kept in a higher precision are allowed: more than half must be of the label's type, of the
 weights by their number and of the operators by their count.
 """
@@ -7,8 +8,8 @@ weights by their number and of the operators by their count.
 from collections.abc import Mapping
 
 from models.errors import BackendError, BackendUnavailable, PrecisionError
-from pipeline.engines.interface import Evidence, Job
-from pipeline.engines.weights import ITEM_BYTES, weight_bytes
+from pipeline.engines.backends.interface import Job, PrecisionEvidence
+from pipeline.engines.backends.weights import ITEM_BYTES, weight_bytes
 
 TYPES = {
     "fp32": {"float32"},
@@ -23,12 +24,14 @@ def require_graph(job: Job) -> None:
     held = _numbers(weight_bytes(job.source))
     if held and not _mostly(held, job.precision):
         raise PrecisionError(
-            f"{job.source} is no {job.precision} graph: its weights are {_told(held)}; make it "
+            f"{job.source} is no {job.precision} graph: its weights are {_shares(held)}; make it "
             "again with `dvc repro`"
         )
 
 
-def require_precision(backend: str, strongly_typed: bool, job: Job, evidence: Evidence) -> None:
+def require_precision(
+    backend: str, strongly_typed: bool, job: Job, evidence: PrecisionEvidence
+) -> None:
     """Raise where an engine is not of the precision on its label, or nothing shows that it is.
 
     Raises:
@@ -41,40 +44,38 @@ def require_precision(backend: str, strongly_typed: bool, job: Job, evidence: Ev
     contradiction = _contradiction(job.precision, evidence)
     if contradiction and strongly_typed:
         raise PrecisionError(
-            f"{engine} {contradiction} ({evidence.method}); build with another version of {backend}"
+            f"{engine} {contradiction} ({evidence.evidence_method}); build with another version "
+            f"of {backend}"
         )
     if contradiction:
-        raise BackendUnavailable(f"{engine} {contradiction} on this machine ({evidence.method})")
+        raise BackendUnavailable(
+            f"{engine} {contradiction} on this machine ({evidence.evidence_method})"
+        )
     if not _shown(job, evidence):
         raise BackendError(
-            f"{engine} cannot be shown to be {job.precision}: {evidence.unseen:,} of its weights "
-            "were not found and would fit into it in float32; build it beside its GPU, where it "
-            "can be inspected"
+            f"{engine} cannot be shown to be {job.precision}: {evidence.weights_not_found:,} of "
+            "its weights were not found and would fit into it in float32; build it beside its GPU, "
+            "where it can be inspected"
         )
 
 
-def require_written(backend: str, job: Job) -> None:
-    """Raise `BackendError` where a build has reported success and written nothing."""
-    if not job.target.exists() or job.target.stat().st_size == 0:
-        raise BackendError(f"{backend} reported success for {job.source} but wrote no engine")
-
-
-def _contradiction(precision: str, evidence: Evidence) -> str:
+def _contradiction(precision: str, evidence: PrecisionEvidence) -> str:
     """Return what the engine holds or does against its label; "" where nothing was seen."""
     held = _numbers(evidence.weight_bytes)
     if held and not _mostly(held, precision):
-        return f"holds its weights in {_told(held)}"
+        return f"holds its weights in {_shares(held)}"
     if evidence.operators and not _mostly(evidence.operators, precision):
-        return f"computes convolutions and matrix products in {_told(evidence.operators)}"
+        return f"computes convolutions and matrix products in {_shares(evidence.operators)}"
     return ""
 
 
-def _shown(job: Job, evidence: Evidence) -> bool:
-    """Tell whether most weights were seen, or the rest cannot be float32 for want of bytes."""
-    if job.precision == "fp32" or evidence.unseen <= sum(_numbers(evidence.weight_bytes).values()):
+def _shown(job: Job, evidence: PrecisionEvidence) -> bool:
+    """Say whether most weights were seen, or the file is too small for the rest in float32."""
+    found = sum(_numbers(evidence.weight_bytes).values())
+    if job.precision == "fp32" or evidence.weights_not_found <= found:
         return True
     rest = job.target.stat().st_size - sum(evidence.weight_bytes.values())
-    return rest < ITEM_BYTES["float32"] * evidence.unseen
+    return rest < ITEM_BYTES["float32"] * evidence.weights_not_found
 
 
 def _numbers(bytes_by_kind: Mapping[str, int]) -> dict[str, int]:
@@ -86,7 +87,7 @@ def _mostly(numbers: Mapping[str, int], precision: str) -> bool:
     return 2 * labelled > sum(numbers.values())
 
 
-def _told(numbers: Mapping[str, int]) -> str:
+def _shares(numbers: Mapping[str, int]) -> str:
     """Return shares, e.g. ``float32 (97 %) and int8 (3 %)``."""
     total = sum(numbers.values())
     ordered = sorted(numbers.items(), key=lambda item: -item[1])

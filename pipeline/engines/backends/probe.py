@@ -6,15 +6,9 @@ from importlib import metadata
 from typing import Any
 
 from models.errors import BackendUnavailable
-from pipeline.engines import BACKENDS
-from pipeline.engines.interface import Backend
-from pipeline.engines.machine import (
-    cpu_features,
-    cpu_name,
-    cuda_devices,
-    cuda_driver,
-    usable_cores,
-)
+from pipeline.core.hardware import cpu_features, cpu_name, cuda_devices, cuda_driver, usable_cores
+from pipeline.engines.backends.interface import Backend
+from pipeline.engines.backends.registry import BACKENDS
 
 
 def probe() -> dict[str, Any]:

@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
-from models.errors import ArtifactError, BackendError
+from models.errors import BackendError
+from pipeline.engines.backends.packages import read
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
 RUN_BYTES = 64  # of a weight that are looked for
@@ -29,25 +34,7 @@ class Weight:
 
     name: str
     values: NDArray[Any]
-    as_float: Callable[[], NDArray[np.float32]]  # what it stands for, dequantised if need be
-
-    @property
-    def kind(self) -> str:
-        """The data type, as ONNX names it."""
-        return str(self.values.dtype)
-
-
-@dataclass(frozen=True)
-class Found:
-    """Which weights of a graph an engine holds as they are.
-
-    Attributes:
-        weight_bytes: of the weights found, by data type.
-        unseen: number of weights that were looked for and not found.
-    """
-
-    weight_bytes: dict[str, int]
-    unseen: int
+    as_float: Callable[[], NDArray[np.float32]]  # dequantised where they are integers
 
 
 def weight_bytes(source: Path) -> dict[str, int]:
@@ -59,83 +46,67 @@ def weight_bytes(source: Path) -> dict[str, int]:
     """
     found: Counter[str] = Counter()
     for weight in weights(source):
-        found[weight.kind] += weight.values.nbytes
+        found[str(weight.values.dtype)] += weight.values.nbytes
     return dict(found)
 
 
-def find_weights(plan: bytes, source: Path) -> Found:
+def find_weights(plan: bytes, source: Path) -> tuple[dict[str, int], int]:
     """Look for the `LARGEST` weights of an ONNX file in an engine, as stored and in float32.
 
-    An engine may store a weight in an order of its own, scaled or padded: then it stays unseen.
+    An engine may store a weight in an order of its own, scaled or padded: then it is not found.
+
+    Returns:
+        The bytes of the weights found, by data type, and the number of those not found.
     """
     ordered = sorted(weights(source), key=lambda weight: -weight.values.size)
     found: Counter[str] = Counter()
-    unseen = 0
+    not_found = 0
     for weight in ordered[:LARGEST]:
         if any(run in plan for run in _runs(weight.values)):
-            found[weight.kind] += weight.values.nbytes
+            found[str(weight.values.dtype)] += weight.values.nbytes
         elif any(run in plan for run in _runs(weight.as_float())):
             found["float32"] += ITEM_BYTES["float32"] * weight.values.size
         else:
-            unseen += weight.values.size
-    return Found(dict(found), unseen)
+            not_found += weight.values.size
+    return dict(found), not_found
 
 
 def weights(source: Path) -> Iterator[Weight]:
     """Yield the weights of an ONNX file; see `weight_bytes` for what it raises."""
-    from onnx import numpy_helper
-
-    model = read_model(source)
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    scales = {
+    graph = read_model(source).graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    scaled_by = {
         node.input[0]: node
-        for node in model.graph.node
-        if node.op_type == "DequantizeLinear" and set(node.input) - {""} <= set(constants)
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and {*node.input} - {""} <= constants.keys()
     }
     for name, tensor in constants.items():
-        if len(tensor.dims) < 2:
-            continue
         values = numpy_helper.to_array(tensor)
-        if str(values.dtype) in ITEM_BYTES:
-            yield Weight(name, values, partial(_as_float, values, scales.get(name), constants))
+        if values.ndim >= 2 and str(values.dtype) in ITEM_BYTES:
+            yield Weight(name, values, partial(_as_float, values, scaled_by.get(name), constants))
 
 
-def read_model(source: Path) -> Any:
+def read_model(source: Path) -> ModelProto:
     """Read an ONNX file without checking it; see `weight_bytes` for what it raises."""
-    import onnx
-    from google.protobuf.message import DecodeError
-
     try:
-        return onnx.load(source)
-    except FileNotFoundError as e:
-        raise ArtifactError(f"{source} is missing; `dvc repro` makes it") from e
+        return onnx.load_model_from_string(read(source))
     except DecodeError as e:
         raise BackendError(f"{source} is not an ONNX model ({e}); make it again") from e
 
 
-def _as_float(values: NDArray[Any], node: Any, constants: dict[str, Any]) -> NDArray[np.float32]:
-    """Return (values - zero point) · scale, per tensor or per channel, where a node says so."""
+def _as_float(
+    values: NDArray[Any], node: NodeProto | None, constants: dict[str, TensorProto]
+) -> NDArray[np.float32]:
+    """Return a weight in float32, dequantised where a DequantizeLinear reads it."""
     if node is None:
         return values.astype(np.float32)
-    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-    steps, *zero_points = (
-        _along(axis, constants[name], values.ndim) for name in node.input[1:] if name
-    )
-    exact: NDArray[np.float32] = values.astype(np.float32) - sum(zero_points)
-    return exact * steps
-
-
-def _along(axis: int, tensor: Any, ndim: int) -> NDArray[np.float32]:
-    """Return one value, or one per channel of the axis, to broadcast over `ndim` dimensions."""
-    from onnx import numpy_helper
-
-    given: NDArray[np.float32] = numpy_helper.to_array(tensor).astype(np.float32)
-    channels = [-1 if dim == axis else 1 for dim in range(ndim)]
-    return given if given.size == 1 else given.reshape(channels)
+    feeds = {name: numpy_helper.to_array(constants[name]) for name in node.input if name}
+    [floats] = ReferenceEvaluator(node).run(None, feeds)
+    return np.asarray(floats, np.float32)
 
 
 def _runs(values: NDArray[Any]) -> Iterator[bytes]:
-    """Yield a run of bytes from the middle of a tensor in every layout, where one says enough."""
+    """Yield a run of bytes from the middle of a tensor in every layout, where it is distinctive."""
     for layout in LAYOUTS.get(values.ndim, [tuple(range(values.ndim))]):
         flat = np.ascontiguousarray(values.transpose(layout)).reshape(-1)
         start = len(flat) // 2

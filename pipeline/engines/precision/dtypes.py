@@ -5,15 +5,48 @@ An ONNX graph is strongly typed; builders of engines take the precision from it.
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import onnx
 from onnx import ModelProto, TensorProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
+from models.errors import ArtifactError
+
+FAILURES = (  # what onnx and ONNX Runtime's converter and quantiser raise
+    AssertionError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    onnx.checker.ValidationError,
+    onnx.shape_inference.InferenceError,
+)
+
 HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 # They carry values from one type to another and compute nothing.
 CONVERSIONS = {"Cast", "QuantizeLinear", "DequantizeLinear"}
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Raise `ArtifactError` with `what` and the first line of the reason where a library fails."""
+    try:
+        yield
+    except FAILURES as e:
+        reason = str(e).strip().partition("\n")[0]
+        raise ArtifactError(f"{what}: {type(e).__name__}: {reason}") from e
+
+
+def require_no_inner_graphs(model: ModelProto) -> None:
+    """Raise `ArtifactError` where an operator holds a graph of its own (If, Loop, Scan)."""
+    for node in model.graph.node:
+        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+            raise ArtifactError(
+                f"{node.op_type} {node.name!r} holds a graph: its types cannot change"
+            )
 
 
 def element_types(model: ModelProto) -> dict[str, int]:
@@ -37,7 +70,7 @@ def operators_by_type(model: ModelProto) -> dict[str, dict[str, int]]:
     """Return how many operators of each kind compute in which data type: {kind: {type: number}}.
 
     The type is that of the first input; behind a DequantizeLinear, that of the integers it reads,
-    since engines compute in them. Conversions are left out, and so is what has no input.
+    since engines compute in them. Conversions do not count, nor do operators without inputs.
     """
     types = element_types(model)
     integers = {

@@ -1,4 +1,4 @@
-"""Half-precision graphs as graphs that any CPU runs, with the rounding of a GPU.
+"""Graphs of every precision on a CPU; half precision with the rounding of a GPU.
 
 ONNX Runtime's CPU provider computes float16 graphs in float32 without rounding in between, which
 hides overflow, and has no bfloat16 convolution. Here every operator computes in float32, as a GPU
@@ -6,13 +6,18 @@ accumulates, and its result is rounded to the type it has in the graph. An engin
 and round less often.
 """
 
+from pathlib import Path
+
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from models.errors import ArtifactError
-from pipeline.graph_types import HALF, element_types
+from pipeline.core.arrays import Run
+from pipeline.engines.precision.dtypes import HALF, element_types, require_no_inner_graphs
+from pipeline.export.boundaries import load_onnx
+from pipeline.export.session import runner
 
 EMULATED = "half precision emulated: computed in float32, rounded after every operator"
+IN_FLOAT32 = "each Q, DQ and operator computed in float32, as the ONNX standard defines them"
 
 # Their results are among the values they read, which are rounded already.
 EXACT = {
@@ -21,17 +26,30 @@ EXACT = {
 }
 
 
+def cpu_runner(path: Path, precision: str, backend: str | None) -> tuple[Run, str | None]:
+    """Return a graph as a function, and how it is run where not as it stands.
+
+    `backend` is the one for which alone the graph is meant; None: it is for all.
+    """
+    if precision in HALF:
+        return runner(emulated(load_onnx(path)).SerializeToString()), EMULATED
+    if precision == "int8" and backend is None:
+        return runner(path, integer_kernels=False), IN_FLOAT32
+    return runner(path), None
+
+
 def emulated(model: ModelProto) -> ModelProto:
     """Return a float32 graph that computes what a half-precision graph computes on a GPU.
 
     After each operator a pair of casts rounds the result to its type and back; values beyond the
     range of float16 become infinite. ONNX Runtime keeps such pairs at every level of optimisation
-    (tests/test_emulation.py), so the graph runs like any other. Graphs without half-precision
-    tensors come back unchanged.
+    (tests/engines/test_emulation.py), so the graph runs like any other. Graphs without
+    half-precision tensors come back unchanged.
 
     Raises:
         ArtifactError: an operator holds a graph of its own (If, Loop, Scan).
     """
+    require_no_inner_graphs(model)
     types = element_types(model)
     half = {name: kind for name, kind in types.items() if kind in HALF.values()}
     result = ModelProto()
@@ -53,10 +71,6 @@ def _rounded(node: NodeProto, half: dict[str, int]) -> list[NodeProto]:
     widened = NodeProto()
     widened.CopyFrom(node)
     for attribute in widened.attribute:
-        if attribute.HasField("g") or attribute.graphs:
-            raise ArtifactError(
-                f"{node.op_type} {node.name!r} holds a graph, which has no emulation"
-            )
         if attribute.HasField("t"):
             _widen(attribute.t)
         if node.op_type == "Cast" and attribute.name == "to" and attribute.i in HALF.values():

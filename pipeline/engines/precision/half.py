@@ -4,19 +4,21 @@ Every operator computes in half precision where its definition allows, unless it
 stand only where the type changes. Why this is not a library's: docs/decisions/0007-typed-graphs.md.
 """
 
-from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.helper import tensor_dtype_to_np_dtype
 
-from models.errors import ArtifactError
-from pipeline.conversion import explained
-from pipeline.graph_types import CONVERSIONS, HALF, element_types
+from pipeline.engines.precision.dtypes import (
+    CONVERSIONS,
+    HALF,
+    element_types,
+    explained,
+    require_no_inner_graphs,
+)
 
 BFLOAT16_OPSET = 22  # the first in which convolutions and pooling take bfloat16
 LARGEST: dict[int, float] = {  # finite values
@@ -39,9 +41,7 @@ def to_half(model: ModelProto, precision: str, keep: Collection[str] = ()) -> Mo
     Raises:
         ArtifactError: the graph is not valid, or an operator holds a graph of its own (If, Loop).
     """
-    for node in model.graph.node:
-        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
-            raise ArtifactError(f"{node.op_type} {node.name!r} holds a graph: it has no other type")
+    require_no_inner_graphs(model)
     with explained(f"the graph cannot be typed in {precision}"):
         source = model if precision == "fp16" else _at_opset(model, BFLOAT16_OPSET)
         typed = _Typing(source, HALF[precision], keep).result()
@@ -60,7 +60,7 @@ def float32_operators(model: ModelProto) -> list[tuple[str, str]]:
 
 
 class _Typing:
-    """Rewrites a graph node by node, and knows in which type each tensor is to be had."""
+    """Rewrites a graph node by node, and knows in which types each tensor exists."""
 
     def __init__(self, source: ModelProto, half: int, keep: Collection[str]) -> None:
         self._source = source
@@ -71,9 +71,8 @@ class _Typing:
         self._weights = {t.name: t for t in source.graph.initializer if t.data_type == FLOAT}
         self._outputs = {value.name for value in source.graph.output}
         self._nodes: list[NodeProto] = []
-        self._made = dict.fromkeys((value.name for value in source.graph.input), FLOAT)
-        self._names: dict[tuple[str, int], str] = {}  # of a tensor in a type that is not its own
-        self._read: defaultdict[str, set[int]] = defaultdict(set)  # types a weight is read in
+        self._constants = [t for t in source.graph.initializer if t.data_type != FLOAT]
+        self._names = {(value.name, FLOAT): value.name for value in source.graph.input}
 
     def result(self) -> ModelProto:
         """Return the typed graph."""
@@ -82,17 +81,15 @@ class _Typing:
         typed = ModelProto()
         typed.CopyFrom(self._source)
         graph = typed.graph
-        for items in (graph.node, graph.initializer, graph.value_info):
-            del items[:]
+        del graph.node[:], graph.initializer[:], graph.value_info[:]
         graph.node.extend(self._nodes)
-        for tensor in self._source.graph.initializer:
-            graph.initializer.extend(self._in_types_read(tensor))
+        graph.initializer.extend(self._constants)
+        made = {name: kind for (name, kind), found in self._names.items() if found == name}
         for value in self._source.graph.value_info:
-            if value.name in self._made:
+            if value.name not in self._weights:
                 graph.value_info.add().CopyFrom(value)
-                graph.value_info[-1].type.tensor_type.elem_type = self._made[value.name]
-            elif value.name not in self._weights:
-                graph.value_info.add().CopyFrom(value)
+                if value.name in made:
+                    graph.value_info[-1].type.tensor_type.elem_type = made[value.name]
         return typed
 
     def _add(self, node: NodeProto) -> None:
@@ -100,71 +97,65 @@ class _Typing:
         reads, makes = self._types_of(node)
         added = NodeProto()
         added.CopyFrom(node)
-        for index, (name, kind) in enumerate(zip(node.input, reads, strict=True)):
+        for index, name in enumerate(node.input):
             if name in self._floats:
-                added.input[index] = self._in_type(name, kind)
+                added.input[index] = self._in_type(name, reads[index])
         self._nodes.append(added)
         for index, (name, kind) in enumerate(zip(node.output, makes, strict=True)):
-            if name in self._floats:
-                self._made[name] = kind
-                if name in self._outputs and kind != FLOAT:
-                    added.output[index] = self._names[name, kind] = self._renamed(name, kind)
-                    self._nodes.append(_cast(added.output[index], name, FLOAT))
-                    self._made[name] = FLOAT
+            if name not in self._floats:
+                continue
+            if name in self._outputs and kind != FLOAT:
+                added.output[index] = self._names[name, kind] = _renamed(name, kind)
+                self._nodes.append(_cast(added.output[index], name, FLOAT))
+                self._names[name, FLOAT] = name
+            else:
+                self._names[name, kind] = name
 
     def _types_of(self, node: NodeProto) -> tuple[list[int], list[int]]:
         """Return the types in which a node is to read and make its float32 tensors."""
         schema = onnx.defs.get_schema(node.op_type, self._opset[node.domain], node.domain)
         reads = [self._allowed(schema.inputs, index) for index in range(len(node.input))]
         makes = [self._allowed(schema.outputs, index) for index in range(len(node.output))]
-        first = [kind for name, kind in zip(node.input, reads, strict=True) if name in self._floats]
-        floats = [
-            kind for name, kind in zip(node.output, makes, strict=True) if name in self._floats
-        ]
+        read, made = (
+            next((kind for name, kind in zip(*ends, strict=True) if name in self._floats), None)
+            for ends in ((node.input, reads), (node.output, makes))
+        )
         # What reads no float32 makes it, such as a cast from integers or a constant.
-        stays = node.name in self._keep or node.op_type in CONVERSIONS or FLOAT in first[:1]
-        if stays or not first or FLOAT in floats[:1]:
+        stays = node.name in self._keep or node.op_type in CONVERSIONS
+        if stays or read in (FLOAT, None) or made == FLOAT:
             return [FLOAT] * len(reads), [FLOAT] * len(makes)
         return reads, makes
 
     def _allowed(self, formals: Sequence[Any], index: int) -> int:
         """Return half precision where an operator's definition allows it, else float32."""
-        formal = formals[min(index, len(formals) - 1)]  # the last may stand for many
+        formal = formals[min(index, len(formals) - 1)]  # the last may be variadic
         name = tensor_dtype_to_np_dtype(self._half).name
         return self._half if f"tensor({name})" in formal.types else FLOAT
 
     def _in_type(self, name: str, kind: int) -> str:
-        """Return the name of a tensor in a type; cast it there where nobody has."""
-        if name in self._weights:
-            self._read[name].add(kind)
-            return name if kind == FLOAT else self._renamed(name, kind)
-        if self._made[name] == kind:
-            return name
+        """Return the name of a tensor in a type; add the cast or the constant where it is new."""
         if (name, kind) not in self._names:
-            self._names[name, kind] = self._renamed(name, kind)
-            self._nodes.append(_cast(name, self._names[name, kind], kind))
+            weight = self._weights.get(name)
+            target = name if weight and kind == FLOAT else _renamed(name, kind)
+            if weight is None:
+                self._nodes.append(_cast(name, target, kind))
+            else:
+                self._constants.append(weight if kind == FLOAT else _rounded(weight, kind, target))
+            self._names[name, kind] = target
         return self._names[name, kind]
 
-    def _in_types_read(self, tensor: TensorProto) -> list[TensorProto]:
-        """Return a weight in each type in which it is read, other constants as they are."""
-        if tensor.name not in self._weights:
-            return [tensor]
-        values = numpy_helper.to_array(tensor)
-        return [
-            tensor if kind == FLOAT else _rounded(values, kind, self._renamed(tensor.name, kind))
-            for kind in sorted(self._read[tensor.name])
-        ]
 
-    def _renamed(self, name: str, kind: int) -> str:
-        return f"{name}/{tensor_dtype_to_np_dtype(kind).name}"
+def _renamed(name: str, kind: int) -> str:
+    return f"{name}/{tensor_dtype_to_np_dtype(kind).name}"
 
 
 def _cast(source: str, target: str, kind: int) -> NodeProto:
     return helper.make_node("Cast", [source], [target], name=f"cast {target}", to=kind)
 
 
-def _rounded(values: NDArray[np.float32], kind: int, name: str) -> TensorProto:
+def _rounded(weight: TensorProto, kind: int, name: str) -> TensorProto:
     """Round to half precision; finite values stay finite."""
+    values = numpy_helper.to_array(weight)
     within = np.where(np.isinf(values), values, values.clip(-LARGEST[kind], LARGEST[kind]))
     return numpy_helper.from_array(within.astype(tensor_dtype_to_np_dtype(kind)), name)
 

@@ -8,18 +8,19 @@ in docs/log.md.
 import contextlib
 import io
 import logging
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
 from onnx import ModelProto, NodeProto
 
 from models.errors import ArtifactError
-from pipeline.conversion import explained
-from pipeline.engines.interface import Images
+from pipeline.core.arrays import Images
+from pipeline.engines.precision.dtypes import explained
 
 BATCH = 32  # calibration images that are run at once
 
@@ -36,7 +37,7 @@ class Scheme:
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 # Integers enter the products alone. TensorRT fuses what follows a product into it, unless a
-# quantisation stands in between, and it refuses offsets of zero and an int32 bias.
+# quantisation is in between; it supports neither zero points nor an int32 bias.
 SYMMETRIC = Scheme(
     kinds=PRODUCTS,
     activations="QInt8",
@@ -82,68 +83,50 @@ def quantisable(model: ModelProto, scheme: Scheme) -> list[NodeProto]:
     return [node for node in model.graph.node if node.op_type in scheme.kinds and suits(node)]
 
 
-class Quantiser:
-    """Quantises one graph again and again: what its activations reach is measured once."""
+def quantise(
+    model: ModelProto, images: Images, scratch: Path, scheme: Scheme, keep: Collection[str] = ()
+) -> ModelProto:
+    """Return a float32 graph in int8 but for the operators named in `keep`.
 
-    def __init__(self, model: ModelProto, images: Images) -> None:
-        """Take a float32 graph and the normalised images to calibrate on."""
-        self._model = model
-        self._images = images
-        self._folder = tempfile.TemporaryDirectory(prefix="shoal.quantise.")
-        self._source = Path(self._folder.name) / "source.onnx"
-        onnx.save(model, self._source)  # a graph in memory would be emptied by the quantiser
+    Args:
+        model: the graph; left as it is.
+        images: to calibrate on, normalised.
+        scratch: a folder for this graph and these images alone: the ranges of activations that the
+            first call leaves there serve the next, whatever its scheme.
+        scheme: how to quantise.
+        keep: names of nodes.
 
-    def __enter__(self) -> "Quantiser":
-        return self
+    Raises:
+        ArtifactError: nothing is left to quantise, or the quantiser cannot do it.
+    """
+    from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
 
-    def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
-
-    def quantise(self, scheme: Scheme, keep: Collection[str] = ()) -> ModelProto:
-        """Return the graph in int8 but for the operators named in `keep`.
-
-        Raises:
-            ArtifactError: nothing is left to quantise, or the quantiser cannot do it.
-        """
-        from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
-
-        names = [n.name for n in quantisable(self._model, scheme) if n.name not in keep]
-        if not names:
-            raise ArtifactError(f"the graph has none of {', '.join(scheme.kinds)} to quantise")
-        target = Path(self._folder.name) / "quantised.onnx"
-        with explained("the graph cannot be quantised"):
-            with _silent():
-                quantize_static(
-                    self._source,
-                    target,
-                    _Reader(self._model.graph.input[0].name, self._images),
-                    op_types_to_quantize=sorted({k for s in SCHEMES.values() for k in s.kinds}),
-                    nodes_to_quantize=names,
-                    per_channel=True,
-                    activation_type=QuantType[scheme.activations],
-                    weight_type=QuantType.QInt8,
-                    calibrate_method=CalibrationMethod.MinMax,
-                    calibration_cache_path=Path(self._folder.name) / "ranges.json",
-                    extra_options=dict(scheme.options),
-                )
-            quantised = onnx.load(target)
-            onnx.checker.check_model(quantised, full_check=True)
-        properties = {item.key: item.value for item in self._model.metadata_props}
-        onnx.helper.set_model_props(quantised, properties)
-        return quantised
-
-
-class _Reader:
-    """Hands calibration images to ONNX Runtime, as its CalibrationDataReader does."""
-
-    def __init__(self, name: str, images: Images) -> None:
-        starts = range(0, len(images), BATCH)
-        self._batches: Iterator[dict[str, Images]] = iter(
-            {name: images[start : start + BATCH]} for start in starts
-        )
-
-    def get_next(self) -> dict[str, Images] | None:
-        return next(self._batches, None)
+    names = [node.name for node in quantisable(model, scheme) if node.name not in keep]
+    if not names:
+        raise ArtifactError(f"the graph has none of {', '.join(scheme.kinds)} to quantise")
+    source, target = scratch / "source.onnx", scratch / "quantised.onnx"
+    onnx.save(model, source)  # a graph in memory would be emptied by the quantiser
+    parts = (images[start : start + BATCH] for start in range(0, len(images), BATCH))
+    batches = ({model.graph.input[0].name: part} for part in parts)
+    with explained("the graph cannot be quantised"):
+        with _silent():
+            quantize_static(
+                source,
+                target,
+                SimpleNamespace(get_next=partial(next, batches, None)),
+                op_types_to_quantize=sorted({k for s in SCHEMES.values() for k in s.kinds}),
+                nodes_to_quantize=names,
+                per_channel=True,
+                activation_type=QuantType[scheme.activations],
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.MinMax,
+                calibration_cache_path=scratch / "ranges.json",
+                extra_options=dict(scheme.options),
+            )
+        quantised = onnx.load(target)
+        onnx.checker.check_model(quantised, full_check=True)
+    onnx.helper.set_model_props(quantised, {item.key: item.value for item in model.metadata_props})
+    return quantised
 
 
 @contextlib.contextmanager

@@ -3,13 +3,13 @@
 An operator rounds its result by a relative error u: 2⁻²⁴ in float32, 2⁻¹¹ in float16, 2⁻⁸ in
 bfloat16 (Higham, Accuracy and Stability of Numerical Algorithms, section 2.1), and int8 rounds to
 one of 255 steps. Through L operators such errors grow like √L · u to L · u; `max_rel` leaves room
-for 20 u or so at float types. Its maximum over all images and classes is a harsh number, so cosine
-and top-1 agreement say whether the network still means the same.
+for about 20 u at float types. It is a maximum over all images and classes, so cosine and top-1
+agreement are checked beside it.
 """
 
 from dataclasses import dataclass
 
-from pipeline.parity import Parity
+from pipeline.export.parity import Parity
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ TOLERANCES = {
 
 
 def violations(parity: Parity, tolerance: Tolerance) -> list[str]:
-    """Return what is worse than the tolerance, in words; nothing where all is well."""
+    """Return what is worse than the tolerance, in words."""
     found = []
     if not parity.max_rel <= tolerance.max_rel:  # NaN is not
         found.append(f"max_rel {parity.max_rel:.1e} > {tolerance.max_rel:.0e}")

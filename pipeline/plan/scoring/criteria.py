@@ -1,4 +1,4 @@
-"""The criteria: how much would a removable unit be missed? Low means: remove first.
+"""The criteria: how dispensable is a removable unit? Low means: remove first.
 
 Distances are taken over the whole calibration set (METHOD: LaCoOT, arXiv 2406.08933, section 3);
 Block Influence is that of ShortGPT (arXiv 2403.03853).
@@ -10,28 +10,26 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from models.surgery import bypass
 from models.units import Unit
-from pipeline.activations import BlockStatistics, measure_blocks
-from pipeline.data import Dataset, Split, batches, subset
-from pipeline.evaluate import accuracy_pct
-from pipeline.params import Score
-from pipeline.progress import progress
-from pipeline.recoverability import recoverability
+from pipeline.core.params import Score
+from pipeline.core.progress import progress
+from pipeline.data.dataset import Dataset, Split
+from pipeline.distances.features import BlockStatistics, measure_blocks
+from pipeline.plan.scoring.recoverability import recoverability
 
-BATCH = 256
-LEARNING_BATCH = 64
-JUDGED_IMAGES = 128  # on which sets of left-out blocks are compared
+TRAINING_BATCH = 64
+HELD_OUT_IMAGES = 128  # on which losses without sets of blocks are compared
 T = TypeVar("T")
 
 
 class OnDemand(Mapping[str, T]):
-    """Values by unit, all of them measured when the first is looked at; the names cost nothing."""
+    """Values by unit, all of them measured when the first is read; the names cost nothing."""
 
     def __init__(self, names: Sequence[str], measure: Callable[[], Mapping[str, T]]) -> None:
         self._names = names
@@ -48,38 +46,38 @@ class OnDemand(Mapping[str, T]):
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What the criteria judge by, unit by unit in the order in which they run."""
+class BlockMeasures:
+    """What the criteria score by, unit by unit in the order in which they run."""
 
     statistics: Mapping[str, BlockStatistics]  # distances and guards on training images
     validation: Mapping[str, BlockStatistics]  # the same on validation images
     accuracy_drop_pct: Mapping[str, float]  # validation points lost without the unit
-    loss_recovered: Mapping[str, float]  # what it adds to the loss of a network trained without
+    loss_after_training: Mapping[str, float]  # added without it, once trained without some units
     seed: int
 
 
-def msw(evidence: Evidence) -> dict[str, float]:
+def msw(measures: BlockMeasures) -> dict[str, float]:
     """Return the max-sliced Wasserstein distance of each block's input and output."""
-    return {name: s.msw for name, s in evidence.statistics.items()}
+    return {name: s.msw for name, s in measures.statistics.items()}
 
 
-def sliced(evidence: Evidence) -> dict[str, float]:
+def sliced(measures: BlockMeasures) -> dict[str, float]:
     """Return the sliced Wasserstein distance of each block's input and output."""
-    return {name: s.sliced for name, s in evidence.statistics.items()}
+    return {name: s.sliced for name, s in measures.statistics.items()}
 
 
-def msw_validation(evidence: Evidence) -> dict[str, float]:
+def msw_validation(measures: BlockMeasures) -> dict[str, float]:
     """Return the max-sliced distance on validation images, by which the authors' code orders."""
-    return {name: s.msw for name, s in evidence.validation.items()}
+    return {name: s.msw for name, s in measures.validation.items()}
 
 
-def zscore_percentile(evidence: Evidence) -> dict[str, float]:
+def zscore_percentile(measures: BlockMeasures) -> dict[str, float]:
     """Return |z| + percentile/100 of the distances on validation images.
 
     The authors' order for Swin, for comparison only: a distance far below the others has a large
-    |z| as well, so the unit closest to the identity may go late.
+    |z| as well, so the unit closest to the identity may be removed late.
     """
-    distances = msw_validation(evidence)
+    distances = msw_validation(measures)
     values = list(distances.values())
     mean, deviation = statistics.fmean(values or [0.0]), statistics.pstdev(values or [0.0])
 
@@ -94,33 +92,33 @@ def zscore_percentile(evidence: Evidence) -> dict[str, float]:
     }
 
 
-def deepest_first(evidence: Evidence) -> dict[str, float]:
+def deepest_first(measures: BlockMeasures) -> dict[str, float]:
     """Return minus the position in the network: the authors' fixed order for ResNet."""
-    return {name: -float(position) for position, name in enumerate(evidence.statistics)}
+    return {name: -float(position) for position, name in enumerate(measures.statistics)}
 
 
-def block_influence(evidence: Evidence) -> dict[str, float]:
+def block_influence(measures: BlockMeasures) -> dict[str, float]:
     """Return 1 − E cos(x, f(x)) of each block."""
-    return {name: 1 - s.cosine for name, s in evidence.statistics.items()}
+    return {name: 1 - s.cosine for name, s in measures.statistics.items()}
 
 
-def leave_one_out(evidence: Evidence) -> dict[str, float]:
+def leave_one_out(measures: BlockMeasures) -> dict[str, float]:
     """Return the points of validation accuracy lost when the block alone is removed."""
-    return dict(evidence.accuracy_drop_pct)
+    return dict(measures.accuracy_drop_pct)
 
 
-def recovered(evidence: Evidence) -> dict[str, float]:
-    """Return what each block adds to the loss once the network was trained to do without some."""
-    return dict(evidence.loss_recovered)
+def recovered(measures: BlockMeasures) -> dict[str, float]:
+    """Return what removing each block adds to the loss, after training without random sets."""
+    return dict(measures.loss_after_training)
 
 
-def at_random(evidence: Evidence) -> dict[str, float]:
-    """Return seeded random scores: the floor that every criterion has to beat."""
-    generator = random.Random(evidence.seed)
-    return {name: generator.random() for name in evidence.statistics}
+def at_random(measures: BlockMeasures) -> dict[str, float]:
+    """Return seeded random scores: the baseline that every criterion has to beat."""
+    generator = random.Random(measures.seed)
+    return {name: generator.random() for name in measures.statistics}
 
 
-CRITERIA: dict[str, Callable[[Evidence], dict[str, float]]] = {
+CRITERIA: dict[str, Callable[[BlockMeasures], dict[str, float]]] = {
     "msw": msw,
     "sliced": sliced,
     "block_influence": block_influence,
@@ -141,48 +139,38 @@ def gather(
     device: torch.device,
     *,
     together: int | None = None,
-) -> Evidence:
-    """Return the evidence on the units of a network; what no criterion asks for is not measured.
+) -> BlockMeasures:
+    """Return the measures of a network's units; what no criterion reads is not measured.
 
     Args:
         model: the network, whole or already shallow.
         units: what can still be removed of it.
         data: the calibration set is drawn from train; the order of the official mode and
-            leave-one-out look at validation.
+            leave-one-out read validation.
         params: the `score` section.
         device: where to run.
-        together: how many units are to go together, for `recoverability`; None, or all of them, of
-            which there is but one set: half of them.
+        together: how many units are removed together, for `recoverability`; half of them if None,
+            or if it is all of them, of which there is but one set.
     """
     model = model.to(device).eval()
     names = [unit.name for unit in units]
-    half = (len(names) + 1) // 2
+    size = together if together and together < len(names) else (len(names) + 1) // 2
 
     def measure(split: Split) -> dict[str, BlockStatistics]:
-        sample = subset(split, params.samples, params.seed)
-        loader = batches(sample, BATCH, mean=data.mean, std=data.std, device=device)
+        sample = split.sample(params.samples, params.seed)
+        images = (x for x, _ in data.batches(sample, device=device))
         return measure_blocks(
-            model,
-            units,
-            (images for images, _ in loader),
-            n_projections=params.projections,
-            seed=params.seed,
+            model, units, images, n_projections=params.projections, seed=params.seed
         )
 
-    return Evidence(
+    def train_without_sets() -> dict[str, float]:
+        return _losses_after_training(copy.deepcopy(model), names, data, params, size=size)
+
+    return BlockMeasures(
         statistics=OnDemand(names, lambda: measure(data.train)),
         validation=OnDemand(names, lambda: measure(data.validation)),
         accuracy_drop_pct=OnDemand(names, lambda: _accuracy_drops(model, names, data, device)),
-        loss_recovered=OnDemand(
-            names,
-            lambda: _losses_recovered(
-                copy.deepcopy(model),
-                names,
-                data,
-                params,
-                together=together if together and together < len(names) else half,
-            ),
-        ),
+        loss_after_training=OnDemand(names, train_without_sets),
         seed=params.seed,
     )
 
@@ -190,40 +178,35 @@ def gather(
 def _accuracy_drops(
     model: nn.Module, names: Sequence[str], data: Dataset, device: torch.device
 ) -> dict[str, float]:
-    """Return the points of validation accuracy that each unit is worth by itself."""
+    """Return the points of validation accuracy lost without each unit alone."""
 
-    def validate(network: nn.Module) -> float:
-        loader = batches(data.validation, BATCH, mean=data.mean, std=data.std, device=device)
-        return accuracy_pct(network, loader)
-
-    whole = validate(model)
+    whole = data.validation_accuracy_pct(model, device)
     return {
-        name: whole - validate(bypass(model, [name])) for name in progress(names, "leave one out")
+        name: whole - data.validation_accuracy_pct(bypass(model, [name]), device)
+        for name in progress(names, "leave one out")
     }
 
 
-def _losses_recovered(
-    model: nn.Module, names: Sequence[str], data: Dataset, params: Score, *, together: int
+def _losses_after_training(
+    model: nn.Module, names: Sequence[str], data: Dataset, params: Score, *, size: int
 ) -> dict[str, float]:
-    """Train `model` on without sets of units, on training images; judge it on others of them."""
+    """Train `model` on without sets of units; compare losses on training images held out."""
     device = next(model.parameters()).device
-    sample = subset(data.train, JUDGED_IMAGES + params.recovery_images, params.seed)
-    judged, learned = (
-        Split(sample.images[rows], sample.labels[rows])
-        for rows in (slice(JUDGED_IMAGES), slice(JUDGED_IMAGES, None))
-    )
-    options: Any = {"mean": data.mean, "std": data.std, "device": device}
+    sample = data.train.sample(HELD_OUT_IMAGES + params.recovery_images, params.seed)
+    single = len(sample) == HELD_OUT_IMAGES + 1  # batch norm cannot learn from it: it is judged by
+    held_out, training = sample[: HELD_OUT_IMAGES + single], sample[HELD_OUT_IMAGES + single :]
+    batch = min(TRAINING_BATCH, data.evaluation_batch)
     steps = progress(
-        batches(learned, LEARNING_BATCH, **options) if len(learned) else (),
+        data.batches(training, batch, device=device) if len(training) else (),
         "recoverability",
-        total=-(-len(learned) // LEARNING_BATCH),
+        total=-(-len(training) // batch),
     )
     return recoverability(
         model,
         names,
         steps,
-        list(batches(judged, BATCH, **options)),
-        size=together,
+        list(data.batches(held_out, device=device)),
+        size=size,
         learning_rate=params.recovery_learning_rate,
         seed=params.seed,
     )

@@ -1,13 +1,14 @@
-"""Which blocks a network can do without after further training, by trying many sets of them.
+"""Recoverability: what removing a block adds to the loss after further training without blocks.
 
-Scores of a trained network (distances, Block Influence) look at it before it has been trained
-without its blocks. This one looks afterwards, and one shared training stands in for one per set:
-every step leaves out another random set of blocks. Then the loss without each of some sets,
-measured on the same images, is explained by who was missing,
+Distances and Block Influence describe a network that was never trained without its blocks. Here it
+is trained on first, and one shared training replaces one per set of blocks: every step bypasses
+another random set. Then the loss without each of some sets, measured on the same images, is
+explained by the blocks that were missing,
 
     loss(S) ≈ c + Σ_k v_k · [k ∈ S],
 
-and the least-squares v_k is what block k adds to the loss when it goes.
+and the least-squares v_k is the score of block k. Nothing shows that this orders blocks better than
+the other criteria do (docs/results.md, docs/decisions/0014-recoverability.md).
 """
 
 import math
@@ -22,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.errors import ShoalError
-from models.surgery import left_out
+from models.surgery import bypassed
 
 ROUNDS = 2  # how often every block is missing from every place of a set
 
@@ -44,8 +45,8 @@ def marginal_losses(
 ) -> dict[str, float]:
     """Return each block's v_k, the smallest of all least-squares solutions.
 
-    Where all sets are of one size, a constant could move between c and the v_k: differences of the
-    v_k tell, their level does not.
+    Where all sets are of one size, only differences of the v_k are determined: a constant could
+    move between c and them.
     """
     missing = [[1.0, *(float(name in subset) for name in names)] for subset in subsets]
     solution = np.linalg.lstsq(np.array(missing), np.array(losses), rcond=None)[0]
@@ -62,13 +63,13 @@ def losses_without(
 
     Args:
         model: a network; it is as before afterwards.
-        subsets: names of blocks.
+        subsets: names of blocks to bypass.
         batches: images (b, c, h, w) and labels (b,) on the model's device, the same for all.
     """
     losses = []
     with batch_statistics(model):
         for subset in subsets:
-            with left_out(model, subset):
+            with bypassed(model, subset):
                 sums = [cross_entropy(model(x).float(), y, reduction="sum") for x, y in batches]
             losses.append(torch.stack(sums).sum().item() / sum(len(y) for _, y in batches))
     return losses
@@ -97,20 +98,20 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
 def recoverability(
     model: nn.Module,
     names: Sequence[str],
-    learned: Iterable[tuple[Tensor, Tensor]],
-    judged: Sequence[tuple[Tensor, Tensor]],
+    training: Iterable[tuple[Tensor, Tensor]],
+    held_out: Sequence[tuple[Tensor, Tensor]],
     *,
     size: int,
     learning_rate: float,
     seed: int,
 ) -> dict[str, float]:
-    """Train `model` on with random sets of blocks left out; return what each block is worth then.
+    """Train `model` on with random sets of blocks bypassed; return what each then adds to the loss.
 
     Args:
         model: a trained network, which changes: pass a copy.
         names: its removable blocks.
-        learned: training batches, images (b, c, h, w) and labels (b,), on the model's device.
-        judged: the batches on which the losses are compared.
+        training: batches of images (b, c, h, w) and labels (b,), on the model's device.
+        held_out: the batches on which the losses are compared.
         size: how many blocks a set has. Where that is all of them there is nothing to compare.
         learning_rate: of SGD with momentum 0.9.
         seed: of the sets.
@@ -121,14 +122,14 @@ def recoverability(
     generator = random.Random(seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=0.9)
     model.train()
-    for images, labels in learned:
-        with left_out(model, generator.sample(list(names), size)):
+    for images, labels in training:
+        with bypassed(model, generator.sample(list(names), size)):
             loss = cross_entropy(model(images).float(), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     subsets = balanced_subsets(names, size, seed)
-    losses = losses_without(model, subsets, judged)
+    losses = losses_without(model, subsets, held_out)
     if not all(map(math.isfinite, losses)):
         raise ShoalError(
             "recoverability: the loss without some of the blocks is not finite; lower "

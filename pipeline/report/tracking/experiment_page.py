@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from models.hashing import file_sha256
-from pipeline.artifacts import digest
-from pipeline.runs import Comparison
-from pipeline.tracking import connected, find_run, open_experiment
+from pipeline.core.artifacts import digest
+from pipeline.report.tracking.client import connected, find_run, open_experiment
+from pipeline.report.tracking.schema import Comparison
 
 if TYPE_CHECKING:
     from mlflow.tracking.client import MlflowClient
@@ -41,7 +41,7 @@ REPORT = "report"  # the run that carries the report, and its folder there
 
 
 def present(experiment: str, comparison: Comparison) -> None:
-    """Make the experiment's page say what is recommended and open as the comparison of its runs.
+    """Make the experiment's page show what is recommended and open as the comparison of its runs.
 
     A note that someone else has written there stays.
 

@@ -1,20 +1,29 @@
 """The model registry: what is recommended as a version of a registered model, and back again.
 
 A version holds the ONNX graph as MLflow's `onnx` flavor, with signature and input example; engines,
-which have no flavor, lie beside it, and `sha256.json` names every file's bytes.
+which have no flavor, lie beside it. `sha256.json` has the hashes of graph and engines, a tag of the
+version those of all other files.
 """
 
+import json
+import os
 import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter, ValidationError
+
 from models.errors import ArtifactError
 from models.hashing import file_sha256
-from pipeline.artifacts import digest, read_json, replace_dir, write_json
-from pipeline.runs import Release
-from pipeline.store import TrackingError, shown, store_uri
-from pipeline.tracking import connected, find_run, one_error
+from pipeline.core.artifacts import digest, replace_dir, write_json
+from pipeline.core.records import read_record
+from pipeline.report.tracking.client import connected, find_run, one_error
+from pipeline.report.tracking.schema import Release
+from pipeline.report.tracking.store import TrackingError, shown, store_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -27,6 +36,9 @@ CHAMPION = "champion"
 GRAPH = "model.onnx"
 HASHES = "sha256.json"
 STATE = "shoal.files"  # tag of a version: names its files and their bytes
+OTHERS = "shoal.sha256"  # tag of a version: the sha256 of all files that `HASHES` does not name
+ANEW = "delete that version in MLflow and run `python -m stages.track`"
+MLFLOWS = "registered_model_meta"  # which MLflow adds when it brings a version
 
 
 def register(experiment: str, release: Release) -> str:
@@ -38,13 +50,15 @@ def register(experiment: str, release: Release) -> str:
     """
     hashes = {GRAPH: file_sha256(release.graph)}
     hashes |= {name: file_sha256(file) for name, file in release.engines.items()}
-    state = digest([release.title, hashes])
+    state = digest([release.title, hashes, OTHERS])
     with connected() as client:
         there = _version(client, release.name, state) is not None
     with TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         if not there:  # written outside of `connected`: a full disk is no fault of the store
             _write_model(folder, release, hashes)
+            others = json.dumps(_hashes(folder, without=hashes))
+            release = replace(release, tags={**release.tags, OTHERS: others})
         with connected() as client:
             found = _version(client, release.name, state)  # another process may have added it
             version = found or _add_version(client, experiment, release, folder, state)
@@ -54,7 +68,7 @@ def register(experiment: str, release: Release) -> str:
 
 
 def withdraw(name: str, reason: str) -> str:
-    """Take the alias away where nothing is recommended, and return one line that says so.
+    """Remove the alias where nothing is recommended, and return a message.
 
     Raises:
         TrackingError: the store cannot be used.
@@ -84,7 +98,7 @@ def download(name: str, folder: Path, alias: str = CHAMPION) -> str:
     with replace_dir(folder) as work:
         with one_error(store_uri()):
             download_artifacts(uri, dst_path=str(work), tracking_uri=store_uri())
-        _require_hashes(work, uri)
+        _require_hashes(work, uri, version.tags.get(OTHERS, ""))
     return f"{folder}: version {version.version} of {name}, every file as it was registered"
 
 
@@ -115,14 +129,39 @@ def _add_version(
     _link(client, run, model.model_id)
     if not client.search_registered_models(f"name = '{release.name}'"):
         client.create_registered_model(release.name)
+    with _default_store(store_uri()):
+        return _create_version(client, release, model.model_id, run, state)
+
+
+def _create_version(
+    client: "MlflowClient", release: Release, model_id: str, run: "Run", state: str
+) -> "ModelVersion":
     return client.create_model_version(
         release.name,
-        f"models:/{model.model_id}",
+        f"models:/{model_id}",
         run.info.run_id,
         dict(release.tags) | {STATE: state},
         description=release.reason,
-        model_id=model.model_id,
+        model_id=model_id,
     )
+
+
+@contextmanager
+def _default_store(uri: str) -> Iterator[None]:
+    """Let MLflow's own default be our store: it makes clients of it while it makes a version.
+
+    Of the address that it makes up itself, a folder appears whose name is percent-encoded.
+    """
+    import mlflow
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before or "")
+        if before is None:
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 def _run_of(client: "MlflowClient", experiment: str, release: Release) -> "Run":
@@ -158,7 +197,7 @@ def _write_model(folder: Path, release: Release, hashes: dict[str, str]) -> None
         folder,
         signature=_signature(graph),
         input_example=np.zeros((1, *shape), kind),
-        # The module tells its version whichever package brought it, onnxruntime-gpu for one.
+        # The module's own version: its package may be onnxruntime-gpu.
         pip_requirements=[
             f"{module.__name__}=={module.__version__}" for module in (onnx, onnxruntime)
         ],
@@ -203,10 +242,21 @@ def _by_alias(client: "MlflowClient", name: str, alias: str) -> "ModelVersion":
         ) from e
 
 
-def _require_hashes(folder: Path, uri: str) -> None:
-    for name, sha256 in read_json(folder / HASHES).items():
-        if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
-            raise ArtifactError(
-                f"{name} of {uri} is not what was registered; "
-                "delete that version in MLflow and run `python -m stages.track`"
-            )
+def _hashes(folder: Path, without: Collection[str]) -> dict[str, str]:
+    files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if not p.is_dir()}
+    return {name: file_sha256(path) for name, path in files.items() if name not in without}
+
+
+def _require_hashes(folder: Path, uri: str, others: str) -> None:
+    """Require that a version's files are those that were registered, all of them and no other."""
+    try:
+        expected = read_record(folder / HASHES, dict[str, str])
+        expected |= TypeAdapter(dict[str, str]).validate_json(others)
+    except (ArtifactError, ValidationError) as e:
+        raise ArtifactError(
+            f"{uri} has no hashes of its files as Shoal records them; {ANEW}"
+        ) from e
+    found = _hashes(folder, without=[MLFLOWS])
+    for name in sorted(found.keys() | expected.keys() | {GRAPH}):
+        if GRAPH not in expected or found.get(name) != expected.get(name):
+            raise ArtifactError(f"{name} of {uri} is not what was registered; {ANEW}")

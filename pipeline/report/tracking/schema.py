@@ -1,4 +1,4 @@
-"""What MLflow is to hold: the form of a run and of what is beside it, and the parameters' names."""
+"""What MLflow holds: the form of a run and of what is beside it, and the parameters' names."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class TrackedRun:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What stands beside the runs of an experiment."""
+    """What an experiment shows beside its runs."""
 
     reason: str  # the recommendation, in one sentence
     recommended: str | None  # the key of its run; None: nothing is recommended
@@ -65,7 +65,7 @@ class Release:
 def flat_numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers in nested dictionaries as ``outer.inner``; flags become 0 and 1.
 
-    Texts, lists and None are left out: what was not measured stays absent.
+    Texts, lists and None are skipped: what was not measured is absent.
     """
     leaves = _leaves(values)
     return {key: float(value) for key, value in leaves if isinstance(value, int | float)}
@@ -75,7 +75,7 @@ def flat_params(values: Mapping[str, Any]) -> dict[str, str]:
     """Return a variant's `model` and `train` sections as texts under the names the UI shows.
 
     ``model.name`` is ``model``, its options are ``model.<option>``, and what is under ``train``
-    or ``train.penalty`` goes by its last name: ``epochs``, ``lambda``.
+    or ``train.penalty`` has its last name: ``epochs``, ``lambda``.
     """
     return {_short_name(key): str(value) for key, value in _leaves(values)}
 

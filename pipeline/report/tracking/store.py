@@ -1,24 +1,29 @@
 """Where the MLflow store is, and whether it can be used: known within seconds, without MLflow."""
 
-import fcntl
 import os
 import socket
 import sqlite3
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from models.errors import ShoalError
-from pipeline.artifacts import CACHE, replace_file
+from pipeline.core.artifacts import CACHE, POLL_S, holder, replace_file, taken
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
 ARTIFACT_ROOT = Path("mlartifacts")
 CONNECT_WAIT_S = 2.0
 LOCK_WAIT_S = 20.0
 DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+FINISHED_RUNS = """
+    SELECT experiments.name, count(runs.run_uuid) FROM experiments
+    LEFT JOIN runs ON runs.experiment_id = experiments.experiment_id
+        AND runs.lifecycle_stage = 'active' AND runs.status = 'FINISHED'
+    WHERE experiments.lifecycle_stage = 'active' GROUP BY experiments.name
+"""
 
 
 class TrackingError(ShoalError):
@@ -46,7 +51,7 @@ def shown(uri: str) -> str:
 
 
 def is_server(uri: str) -> bool:
-    """Tell whether the store is an MLflow server, which keeps artifacts in a place of its own."""
+    """Return whether the store is an MLflow server, which keeps artifacts in a place of its own."""
     return _split(uri).scheme in {"http", "https"}
 
 
@@ -64,12 +69,12 @@ def exclusive() -> Iterator[None]:
         TimeoutError: another process has held the lock for `LOCK_WAIT_S`.
     """
     CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "mlflow.lock").open("w") as lock:
+    with (CACHE / "mlflow.lock").open("a+") as lock:
         deadline = time.monotonic() + LOCK_WAIT_S
-        while not _locked(lock.fileno()):
+        while not taken(lock):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"another process has held {lock.name} for {LOCK_WAIT_S:.0f} s")
-            time.sleep(0.05)
+                raise TimeoutError(f"{holder(lock)} has held {lock.name} for {LOCK_WAIT_S:.0f} s")
+            time.sleep(POLL_S)
         yield
 
 
@@ -88,7 +93,7 @@ def require_answer(uri: str) -> None:
     if scheme not in DEFAULT_PORTS or parts.hostname is None:
         return
     if scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.hostname):
-        return  # only the proxy can tell, and it answers at once
+        return  # only the proxy knows, and it answers at once
     address = (parts.hostname, port or DEFAULT_PORTS[scheme])
     socket.create_connection(address, timeout=CONNECT_WAIT_S).close()
 
@@ -118,14 +123,6 @@ def _split(uri: str) -> SplitResult:
         return urlsplit("")
 
 
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _without_login(text: str, uri: str) -> str:
     login = _split(uri).netloc.rpartition("@")[0]
     return text.replace(f"{login}@", "") if login else text
@@ -137,3 +134,38 @@ def _remedy(uri: str) -> str:
     if file := sqlite_file(uri):
         return f"make {file} writable, or delete it if it is damaged"
     return "correct or unset MLFLOW_TRACKING_URI"
+
+
+def store_in_words(uri: str, name: str) -> str:
+    """Return e.g. ``sqlite:///mlflow.db: 52 runs of shoal, 3 runs of shoal-training``.
+
+    Args:
+        uri: of the store.
+        name: of the project, as in params.yaml.
+
+    Raises:
+        TrackingError: it cannot be reached or read.
+    """
+    file = sqlite_file(uri)
+    try:
+        require_answer(uri)
+        counts = finished_runs(file) if file and file.exists() else {}
+    except (OSError, sqlite3.Error) as e:
+        raise TrackingError.of(uri, e) from e
+    if file is None:
+        return f"{shown(uri)} answers"
+    if not file.exists():
+        return f"{shown(uri)}: not there yet; the stage `track` makes it"
+    own = {key: counts.get(key, 0) for key in (name, f"{name}-training")}
+    return f"{shown(uri)}: " + ", ".join(f"{n} runs of {key}" for key, n in own.items())
+
+
+def finished_runs(file: Path) -> Mapping[str, int]:
+    """Return the number of finished runs of each experiment in a SQLite store; it stays as it is.
+
+    Raises:
+        sqlite3.Error: it is damaged, or is no store of MLflow's.
+    """
+    uri = f"{file.resolve().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, timeout=CONNECT_WAIT_S)) as database:
+        return dict(database.execute(FINISHED_RUNS).fetchall())

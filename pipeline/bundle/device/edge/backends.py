@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from functools import partial
 
-from edge.files import Bundle, BundleError
+from edge.checks import BundleError
+from edge.files import Bundle
 from edge.ort import open_graph
 from edge.runtime import NotHereError, Run
 from edge.trt import open_plan
@@ -27,5 +28,5 @@ def open_first(bundle: Bundle, wanted: str) -> tuple[str, Run]:
             return name, BACKENDS[name](bundle)
         except NotHereError as e:
             reasons[name] = str(e)
-    told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-    raise BundleError(f"nothing here can run this bundle: {told}")
+    listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    raise BundleError(f"nothing here can run this bundle: {listed}")

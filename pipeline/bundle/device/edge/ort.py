@@ -3,8 +3,9 @@
 import os
 from typing import Any
 
-from edge.files import Bundle, BundleError, checked
-from edge.runtime import Images, Logits, NotHereError, Run
+from edge.checks import BundleError
+from edge.files import Bundle, checked
+from edge.runtime import Images, Logits, NotHereError, Run, require_logits
 
 CPU = "CPUExecutionProvider"
 ONLY_ERRORS = 3
@@ -32,14 +33,16 @@ def open_graph(bundle: Bundle) -> Run:
         raise NotHereError(f"{version} lacks an operator in this precision: {e}") from e
     except _errors() as e:
         raise BundleError(f"{version} cannot open {path.name}: {e}") from e
-    name = session.get_inputs()[0].name
+    names = [given.name for given in session.get_inputs()]
+    if len(names) != 1 or len(session.get_outputs()) != 1:
+        raise BundleError(f"{path.name} has not one input and one output; unpack the bundle again")
 
     def run(images: Images) -> Logits:
         try:
-            logits: Logits = session.run(None, {name: images})[0]
+            (values,) = session.run(None, {names[0]: images})
         except _errors() as e:
             raise BundleError(f"{version} cannot run {path.name}: {e}") from e
-        return logits
+        return require_logits(values, images)
 
     return run
 

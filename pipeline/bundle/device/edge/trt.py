@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from edge.checks import BundleError
 from edge.cuda import CudaError, Device, first_device
-from edge.files import Bundle, BundleError, checked
-from edge.runtime import Images, Logits, NotHereError, Run
+from edge.files import Bundle, checked, plain
+from edge.proofs import built_plan, is_proven
+from edge.runtime import Images, Logits, NotHereError, Run, require_logits
 
 INSTALL = {
     "tensorrt": "install TensorRT 10 or 11 (JetPack has it)",
@@ -19,37 +21,31 @@ INSTALL = {
 
 @dataclass(frozen=True)
 class Plan:
-    """An open plan.
+    """An open plan."""
 
-    Attributes:
-        owners: the logger, the runtime and the engine, which must live as long as the context.
-        context: runs the engine.
-        device: where it runs.
-        stream: of the driver, on which it runs.
-        given: the input's name.
-        wanted: the output's name.
-        wanted_type: of the output, as NumPy knows it.
-        batches: the smallest and the largest that the plan takes.
-    """
-
-    owners: tuple[Any, Any, Any]
-    context: Any
+    owners: tuple[Any, Any, Any]  # logger, runtime, engine: must live as long as the context
+    context: Any  # runs the engine
     device: Device
-    stream: int
-    given: str
-    wanted: str
-    wanted_type: Any
-    batches: tuple[int, int]
+    stream: int  # of the driver
+    given: str  # the input's name
+    wanted: str  # the output's name
+    wanted_type: Any  # as NumPy knows it
+    batches: tuple[int, int]  # the smallest and the largest that the plan takes
 
 
-def open_plan(bundle: Bundle, backend: str) -> Run:
-    """Open the plan for `backend`: the one built on this device if there is one, else as shipped.
+def open_plan(bundle: Bundle, backend: str, built: str | None = None) -> Run:
+    """Open the plan for `backend`: the one built and proven on this device, else as shipped.
+
+    Args:
+        bundle: of the plan.
+        backend: a key of `INSTALL`.
+        built: a plan of this device to be proven, by its path in the bundle.
 
     Raises:
         NotHereError: there is no such plan, no CUDA device, not the package, or another GPU.
         BundleError: the plan was altered, or the package cannot open or run it.
     """
-    path, shipped = _plan(bundle, backend)
+    path, shipped = (plain(bundle, built), None) if built else _plan(bundle, backend)
     try:
         device = first_device()
     except CudaError as e:
@@ -58,10 +54,10 @@ def open_plan(bundle: Bundle, backend: str) -> Run:
         require_target(path.name, shipped["compute_capabilities"], device)
     trt = _import(backend)
     try:
-        plan = _opened(trt, path, device)
+        plan = _opened(trt, path, device, is_shipped=shipped is not None)
     except CudaError as e:
         raise BundleError(f"the GPU failed: {e}") from e
-    return lambda images: _in_profile(plan, images)
+    return lambda images: require_logits(_in_profile(plan, images), images)
 
 
 def require_target(name: str, compute_capabilities: list[str], device: Device) -> None:
@@ -83,12 +79,13 @@ def _covers(built_for: str, own: str) -> bool:
 
 def _plan(bundle: Bundle, backend: str) -> tuple[Path, dict[str, Any] | None]:
     """Return the plan's file, and what the manifest says of it unless it was built here."""
-    built = bundle.folder / "built" / f"{backend}.plan"
-    if built.exists():
-        return built, None
+    if is_proven(bundle, backend):
+        return bundle.folder / built_plan(backend), None
     for engine in bundle.manifest["engines"]:
         if engine["backend"] == backend:
             return checked(bundle, engine["file"]), engine
+    if (bundle.folder / built_plan(backend)).exists():
+        raise NotHereError(f"{built_plan(backend)} is not proven: run verify.py")
     raise NotHereError(f"no plan for {backend} in this bundle: build one with bash rebuild.sh")
 
 
@@ -99,12 +96,11 @@ def _import(backend: str) -> Any:
         raise NotHereError(f"{backend} is not installed ({e}); {INSTALL[backend]}") from e
 
 
-def _opened(trt: Any, path: Path, device: Device) -> Plan:
+def _opened(trt: Any, path: Path, device: Device, *, is_shipped: bool) -> Plan:
     messages = _messages(trt)
     runtime = trt.Runtime(messages)
-    runtime.engine_host_code_allowed = (
-        True  # of a plan for several versions: it is ours, by its hash
-    )
+    # A plan for several versions holds host code; the hash of a shipped one shows that it is ours.
+    runtime.engine_host_code_allowed = is_shipped
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
         raise BundleError(
@@ -162,7 +158,7 @@ def _execute(plan: Plan, images: Images) -> Logits:
     """Run one batch, from host memory to host memory."""
     context, device = plan.context, plan.device
     if not context.set_input_shape(plan.given, images.shape):
-        raise BundleError(f"the plan refuses images of {images.shape}")
+        raise BundleError(f"the plan does not take images of shape {images.shape}")
     logits = np.empty(tuple(context.get_tensor_shape(plan.wanted)), plan.wanted_type)
     sizes = {plan.given: images.nbytes, plan.wanted: logits.nbytes}
     addresses = {name: device.allocate(size) for name, size in sizes.items()}

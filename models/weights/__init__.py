@@ -1,0 +1,1 @@
+"""Weights: published ones, loaded strictly, saved with their description."""

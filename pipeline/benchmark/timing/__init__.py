@@ -1,0 +1,1 @@
+"""The protocol by which everything is timed."""

@@ -1,0 +1,1 @@
+"""What every chapter uses: params, files that appear whole, exits, progress, devices."""

@@ -1,0 +1,1 @@
+"""Images: from their sources to arrays, and as later stages read them."""

@@ -1,0 +1,1 @@
+"""Published data sets, read from a folder that holds one as unpacked."""

@@ -1,0 +1,1 @@
+"""Graphs in float16, bfloat16 and int8."""

@@ -1,1 +1,0 @@
-"""Published data sets, read from a folder that holds one as it comes out of its archive."""

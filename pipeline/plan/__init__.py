@@ -1,0 +1,1 @@
+"""Which blocks are removed, in which order, and which level is shipped."""

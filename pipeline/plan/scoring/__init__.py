@@ -1,0 +1,1 @@
+"""How dispensable each block is."""

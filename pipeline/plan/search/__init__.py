@@ -1,0 +1,1 @@
+"""In which order blocks are removed."""

@@ -1,0 +1,1 @@
+"""What came out: rows, recommendation, tables, charts, the page, MLflow."""

@@ -1,0 +1,1 @@
+"""Training with the penalty, and with strategies that remove blocks meanwhile."""
