@@ -15,35 +15,50 @@ import yaml
 from hypothesis import settings
 from jaxtyping import install_import_hook
 from PIL import Image
+from places import FIXED, ROOT
 from stage_process import run_stage
 from stage_server import StageServer
-from undisturbed import Undisturbed, undisturbed
+
+pytest.register_assert_rewrite("undisturbed")  # what it asserts is shown as what tests assert
+from undisturbed import Undisturbed, undisturbed  # noqa: E402
 
 # The shapes in signatures are checked while the tests run; before the modules are imported.
 SHAPED = (
-    *("activations", "ascent", "augment", "coupling", "data", "distances", "distributed"),
-    *("estimators", "evaluate", "layout", "projections", "parity", "regularizer"),
-    "shipping.golden",
+    "models.evaluation",
+    "pipeline.bundle.golden",
+    "pipeline.core.distributed",
+    "pipeline.data.dataset",
+    "pipeline.distances.ascent",
+    "pipeline.distances.coupling",
+    "pipeline.distances.estimators",
+    "pipeline.distances.features",
+    "pipeline.distances.memory_order",
+    "pipeline.distances.projections",
+    "pipeline.distances.sliced",
+    "pipeline.export.parity",
+    "pipeline.train.augment",
+    "pipeline.train.penalty",
 )
-install_import_hook([f"pipeline.{name}" for name in SHAPED], "beartype.beartype")
+install_import_hook(list(SHAPED), "beartype.beartype")
 
 from tracked import compared, track, write_project  # noqa: E402
 
-from pipeline.fashion_mnist import DOWNLOADS, fetch  # noqa: E402
-from pipeline.params import Prepare  # noqa: E402
-from pipeline.prepare import prepare  # noqa: E402
-from pipeline.presentation import present  # noqa: E402
-from pipeline.tracking import SETTINGS, mirror  # noqa: E402
+from pipeline.core.params import Prepare  # noqa: E402
+from pipeline.data.prepare import prepare  # noqa: E402
+from pipeline.data.published.fashion_mnist import DOWNLOADS, fetch  # noqa: E402
+from pipeline.report.tracking.client import SETTINGS  # noqa: E402
+from pipeline.report.tracking.experiment_page import present  # noqa: E402
+from pipeline.report.tracking.mirror import mirror  # noqa: E402
 
-# Started in the background, the tests, and what they start, would not hear of Ctrl-C.
+# Started in the background or by nohup, the tests, and what they start, would not hear of these.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.environ.update(SETTINGS)  # read by MLflow when it is imported, as some tests do at once
 
 # How long an example takes is no claim; in CI the same examples come every time.
 settings.register_profile("shoal", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("shoal")
 
-ROOT = Path(__file__).parent.parent
 Tree = dict[str, dict[str, int]]  # split folder -> class folder -> number of images
 Stage = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -92,7 +107,7 @@ def run_prepare_stage(tmp_path: Path) -> Stage:
     """A function that runs the stage in `tmp_path`, on params.yaml with another `prepare`."""
 
     def run(**section: object) -> subprocess.CompletedProcess[str]:
-        params = yaml.safe_load((ROOT / "tests" / "params.yaml").read_text())
+        params = yaml.safe_load(FIXED.read_text())
         params["prepare"] = {"image_size": 16, **section}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
         return run_stage("prepare", cwd=tmp_path)
@@ -112,9 +127,9 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[StageServer]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StageServer]:
     """What stages are started from, in a second each."""
-    with StageServer() as started:
+    with StageServer(tmp_path_factory.mktemp("server")) as started:
         yield started
 
 

@@ -6,8 +6,8 @@ import pytest
 from tiny_onnx import some_images, write_network
 
 from models.errors import ArtifactError, ParamsError
-from pipeline.graph_latency import graph_latencies_ms
-from pipeline.params import Benchmark, WarmUp
+from pipeline.benchmark.timing.graphs import graph_latencies_ms
+from pipeline.core.params import Benchmark, WarmUp
 
 TIMING = Benchmark(
     batch_sizes=[1], warmup=WarmUp(window=2, max_calls=6), rounds=5, repeats=3, threads=1

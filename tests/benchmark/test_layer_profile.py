@@ -12,33 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.zoo import create
-from pipeline.collapse import collapse_onnx
-from pipeline.engines.interface import LayerTime
-from pipeline.export import export_onnx
-from pipeline.layer_profile import Homes, homes, nodes_named, shares, typical
-from pipeline.onnx_graph import Boundary, record_boundaries
+from pipeline.benchmark.layer_profile import OUTSIDE, node_to_block, nodes_named, shares
+from pipeline.collapse.rewrite import collapse_onnx
+from pipeline.engines.backends.interface import LayerTime
+from pipeline.export.boundaries import Boundary, record_boundaries
+from pipeline.export.exporter import export_onnx
 
 # A stem, two blocks, a head: nodes in the order of the graph.
-NODES = {
-    "node_Conv_1": None,
-    "node_relu": None,
-    "node_Conv_2": "layer1.0",
-    "node_relu_1": "layer1.0",
-    "node_Conv_3": "layer1.0",
-    "node_add_1": "layer1.0",
-    "node_relu_2": "layer1.0",
-    "node_Conv_4": "layer1.1",
-    "node_relu_3": "layer1.1",
-    "node_Conv_5": "layer1.1",
-    "node_add_2": "layer1.1",
-    "node_relu_4": "layer1.1",
-    "node_mean": None,
-    "node_linear": None,
+BLOCKS = {
+    OUTSIDE: "Conv_1 relu",
+    "layer1.0": "Conv_2 relu_1 Conv_3 add_1 relu_2",
+    "layer1.1": "Conv_4 relu_3 Conv_5 add_2 relu_4",
 }
-WHERE = Homes(
-    {name: place for place, name in enumerate(NODES)},
-    {name: block for name, block in NODES.items() if block},
-)
+NODES = {f"node_{name}": block for block, names in BLOCKS.items() for name in names.split()}
+NODES |= {"node_mean": OUTSIDE, "node_linear": OUTSIDE}
 
 
 def test_a_profile_as_tensorrt_reports_it():
@@ -53,11 +40,13 @@ def test_a_profile_as_tensorrt_reports_it():
         LayerTime("node_linear", 64.0),
         LayerTime("(Unnamed Layer* 12) [Shuffle]", 128.0),
     ]
-    found = shares(layers, WHERE)
-    assert found.blocks == {"layer1.0": 6.0, "layer1.1": 24.0}
-    assert found.outside_blocks == 97.25
-    assert found.fused_across_blocks == {}
-    assert found.not_attributed == 128.0
+    found = shares(layers, NODES)
+    assert found == {
+        ("block", "layer1.0"): 6.0,
+        ("block", "layer1.1"): 24.0,
+        ("outside blocks", ""): 97.25,
+        ("unknown", ""): 128.0,
+    }
 
 
 def test_what_was_fused_across_blocks_is_not_divided():
@@ -67,33 +56,34 @@ def test_what_was_fused_across_blocks_is_not_divided():
         LayerTime("{ForeignNode[node_Conv_4...node_add_2]}", 4.0),
         LayerTime("node_Conv_2 || node_Conv_4", 8.0),
     ]
-    found = shares(layers, WHERE)
-    assert found.fused_across_blocks == {
-        "layer1.0 + layer1.1": 9.0,
-        "layer1.1 + outside": 2.0,
+    found = shares(layers, NODES)
+    assert found == {
+        ("fused across blocks", "layer1.0 + layer1.1"): 9.0,
+        ("fused across blocks", "layer1.1 + outside"): 2.0,
+        ("block", "layer1.1"): 4.0,
     }
-    assert found.blocks == {"layer1.1": 4.0}
 
 
 def test_metadata_counts_before_the_name():
-    """Of its compiler's kernels TensorRT tells the nodes in the metadata alone."""
+    """Of its compiler's kernels TensorRT names the nodes in the metadata alone."""
     layers = [
         LayerTime("__myl_ConvAddRelu_myl0_3", 1.0, ("node_Conv_3", "node_add_1", "node_relu_2")),
         LayerTime("__myl_Move_myl0_4", 2.0),
         LayerTime("node_Conv_1", 4.0, ("node_Conv_4",)),
         LayerTime("node_mean", 8.0, ("a node of another graph",)),
     ]
-    found = shares(layers, WHERE)
-    assert found.blocks == {"layer1.0": 1.0, "layer1.1": 4.0}
-    assert (found.outside_blocks, found.not_attributed) == (8.0, 2.0)
+    assert shares(layers, NODES) == {
+        ("block", "layer1.0"): 1.0,
+        ("block", "layer1.1"): 4.0,
+        ("outside blocks", ""): 8.0,
+        ("unknown", ""): 2.0,
+    }
 
 
 def test_a_name_that_only_begins_like_a_node_is_not_that_node():
-    order = {"node_relu": 0, "node_relu_1": 1}
-    assert nodes_named("node_relu_1 + node_relu_17", order) == ["node_relu_1"]
-    assert nodes_named("/layer1/conv/Conv + /layer1/relu/Relu", {"/layer1/relu/Relu": 0}) == [
-        "/layer1/relu/Relu"
-    ]
+    nodes = ["node_relu", "node_relu_1", "/layer1/relu/Relu"]
+    assert nodes_named("node_relu_1 + node_relu_17", nodes) == nodes[1:2]
+    assert nodes_named("/layer1/conv/Conv + /layer1/relu/Relu", nodes) == nodes[2:]
 
 
 @given(
@@ -107,18 +97,11 @@ def test_a_name_that_only_begins_like_a_node_is_not_that_node():
 )
 def test_no_time_is_lost_or_counted_twice(drawn):
     layers = [
-        LayerTime("kernel", ms, tuple(nodes)) if told else LayerTime(" + ".join(nodes), ms)
-        for nodes, ms, told in drawn
+        LayerTime("kernel", ms, tuple(nodes)) if named else LayerTime(" + ".join(nodes), ms)
+        for nodes, ms, named in drawn
     ]
-    found = shares(layers, WHERE)
-    total = sum(found.blocks.values()) + sum(found.fused_across_blocks.values())
-    total += found.outside_blocks + found.not_attributed
+    total = sum(shares(layers, NODES).values())
     assert total == pytest.approx(sum(layer.ms for layer in layers))
-
-
-def test_the_typical_run_is_the_median_of_each_layer():
-    runs = [[LayerTime("a", ms), LayerTime("b", 2 * ms, ("n",))] for ms in (1.0, 9.0, 2.0)]
-    assert typical(runs) == [LayerTime("a", 2.0), LayerTime("b", 4.0, ("n",))]
 
 
 def test_constants_belong_to_the_block_that_needs_them_and_shapes_of_the_input_do_not():
@@ -137,7 +120,8 @@ def test_constants_belong_to_the_block_that_needs_them_and_shapes_of_the_input_d
     ]
     model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:]))
     record_boundaries(model, [Boundary("block", ["begin"], ["end"], "")])
-    assert homes(model).block == dict.fromkeys(["weight", "multiply", "reshape"], "block")
+    inside = {node for node, block in node_to_block(model).items() if block == "block"}
+    assert inside == {"weight", "multiply", "reshape"}
 
 
 @pytest.fixture(scope="module")
@@ -166,11 +150,11 @@ def profile(path: Path, level: str) -> list[LayerTime]:
 
 def test_every_node_of_a_block_is_found_in_a_real_graph(network: Path):
     model = onnx.load(network)
-    where = homes(model)
     kinds = {node.name: node.op_type for node in model.graph.node}
     by_block: dict[str, list[str]] = {}
-    for node, block in where.block.items():
+    for node, block in node_to_block(model).items():
         by_block.setdefault(block, []).append(kinds[node])
+    del by_block[OUTSIDE]
     assert set(by_block) == {"layer1.0", "layer1.1", "layer2.1", "layer3.1", "layer4.1"}
     for operators in by_block.values():
         assert sorted(operators) == ["Add", "Conv", "Conv", "Relu", "Relu"]
@@ -179,12 +163,10 @@ def test_every_node_of_a_block_is_found_in_a_real_graph(network: Path):
 @pytest.mark.parametrize("level", ["ORT_DISABLE_ALL", "ORT_ENABLE_EXTENDED"])
 def test_a_real_profile_goes_to_the_blocks(network: Path, level: str):
     layers = profile(network, level)
-    found = shares(layers, homes(onnx.load(network)))
-    assert set(found.blocks) == {"layer1.0", "layer1.1", "layer2.1", "layer3.1", "layer4.1"}
-    assert all(ms > 0 for ms in found.blocks.values())
-    assert found.outside_blocks > 0
-    assert found.not_attributed == 0
-    assert found.fused_across_blocks == {}
+    found = shares(layers, node_to_block(onnx.load(network)))
+    names = ("layer1.0", "layer1.1", "layer2.1", "layer3.1", "layer4.1")
+    assert set(found) == {("outside blocks", ""), *(("block", name) for name in names)}
+    assert all(ms > 0 for ms in found.values())
     fused = {"ORT_DISABLE_ALL": False, "ORT_ENABLE_EXTENDED": True}[level]
     assert (len(layers) < len(onnx.load(network).graph.node)) is fused
 
@@ -193,6 +175,7 @@ def test_a_removed_block_has_no_share(network: Path, tmp_path: Path):
     collapse_onnx(network, tmp_path / "level_2.onnx", ["layer1.1", "layer4.1"])
     found = shares(
         profile(tmp_path / "level_2.onnx", "ORT_DISABLE_ALL"),
-        homes(onnx.load(tmp_path / "level_2.onnx")),
+        node_to_block(onnx.load(tmp_path / "level_2.onnx")),
     )
-    assert set(found.blocks) == {"layer1.0", "layer2.1", "layer3.1"}
+    blocks = {block for kind, block in found if kind == "block"}
+    assert blocks == {"layer1.0", "layer2.1", "layer3.1"}

@@ -5,9 +5,9 @@ import os
 import pytest
 
 from models.errors import ParamsError
-from pipeline.engines.machine import usable_cores
-from pipeline.params import Benchmark, WarmUp
-from pipeline.protocol import pinned, protocol, protocol_lines, usable
+from pipeline.benchmark.timing.protocol import pinned, protocol, protocol_lines, usable
+from pipeline.core.hardware import usable_cores
+from pipeline.core.params import Benchmark, WarmUp
 
 SETTINGS = Benchmark(
     batch_sizes=[8, 1], warmup=WarmUp(), rounds=25, repeats=4, threads=None, cores=[0]
@@ -39,8 +39,8 @@ def test_every_dial_is_among_the_facts_and_in_the_words():
     assert (facts["rounds"], facts["repeats"], facts["threads"]) == (25, 4, 2)
     assert facts["batch_sizes"] == [1, 8]
     text = " ".join(protocol_lines(facts))
-    for said in ("25 rounds × 4 calls", "windows of 5 calls", "within 5 %", "at most 50 calls"):
-        assert said in text
+    for phrase in ("25 rounds × 4 calls", "windows of 5 calls", "within 5 %", "at most 50 calls"):
+        assert phrase in text
     assert "2 threads" in text
     assert "(pinned)" in text
     assert "95 %, bootstrap over rounds" in text

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -9,16 +10,17 @@ import numpy as np
 import pytest
 from device_side import assert_one_message, make_environment, run, unpack
 from PIL import Image
-from stage_process import ROOT, run_stage
+from places import ROOT
+from stage_process import run_stage
 from tiny_onnx import SIZE, write_network
 from tiny_project import CLASSES, edit_json, write_project
 
 from models.hashing import file_sha256
-from pipeline.data import batches, load
-from pipeline.params import Prepare
-from pipeline.prepare import prepare
+from pipeline.core.params import Prepare
+from pipeline.data.dataset import load
+from pipeline.data.prepare import prepare
 
-BUNDLED = str(ROOT / "pipeline" / "bundled")
+SCRIPTS = str(ROOT / "pipeline" / "bundle" / "device")
 RUNTIME = ("numpy", "pillow", "onnxruntime")
 
 
@@ -60,14 +62,14 @@ def test_a_bundle_verifies_and_classifies_its_samples(
     python: Path, project: Path, tmp_path: Path, precision: str
 ) -> None:
     folder = unpack(project, precision, tmp_path)
-    report = tmp_path / "rungs.json"
+    report = tmp_path / "checks.json"
     done = run(python, folder / "verify.py", "--report", str(report))
     assert done.returncode == 0, done.stderr
     assert f"onnxruntime {precision}: passed" in done.stdout
-    rungs = {rung["backend"]: rung for rung in json.loads(report.read_text())}
-    assert rungs["onnxruntime"]["max_rel"] <= 1e-5
-    assert rungs["tensorrt"]["status"] == "not run"
-    assert rungs["tensorrt"]["reason"]
+    checks = {check["backend"]: check for check in json.loads(report.read_text())}
+    assert checks["onnxruntime"]["max_rel"] <= 1e-5
+    assert checks["tensorrt"]["status"] == "not run"
+    assert checks["tensorrt"]["reason"]
     manifest = json.loads((folder / "manifest.json").read_text())
     samples = [str(folder / sample["file"]) for sample in manifest["samples"]]
     done = run(python, folder / "run.py", "--json", *samples)
@@ -86,7 +88,7 @@ def test_a_bundle_verifies_and_classifies_its_samples(
         assert len(result["classes"]) == 3
 
 
-def test_the_answer_is_told_in_one_line_per_image(python: Path, unpacked: Path) -> None:
+def test_the_answer_is_one_line_per_image(python: Path, unpacked: Path) -> None:
     sample = "samples/sample_T-shirt_top.png"
     done = run(python, unpacked / "run.py", str(unpacked / sample), "--top", "1")
     assert done.returncode == 0, done.stderr
@@ -98,7 +100,7 @@ def test_the_answer_is_told_in_one_line_per_image(python: Path, unpacked: Path) 
 def test_an_image_becomes_the_input_that_the_pipeline_makes_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(BUNDLED)
+    monkeypatch.syspath_prepend(SCRIPTS)
     from edge.images import Rules, load_image
 
     files = write_every_kind(tmp_path / "images")
@@ -116,12 +118,31 @@ def test_an_image_becomes_the_input_that_the_pipeline_makes_of_it(
             prepared,
         )
         images = load(prepared)
-        statistics = {"mean": images.mean, "std": images.std}
-        [(batch, _)] = batches(images.test, 999, **statistics, device="cpu")
-        rules = Rules(size=16, channels=channels, fit=fit, **statistics)
+        batch = images.normalised(images.test)
+        rules = Rules(16, channels, fit=fit, mean=images.mean, std=images.std)
         assert len(files) == len(batch)
         for file, expected in zip(files, batch.numpy(), strict=True):
             np.testing.assert_array_equal(load_image(file, rules)[0], expected, str(file))
+
+
+@pytest.mark.parametrize(("ground", "value"), [("black", 0), ("grey", 128), ("white", 255)])
+def test_the_ground_of_transparent_parts_and_the_bits_are_those_of_the_rules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ground: str, value: int
+) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    from edge.checks import BundleError
+    from edge.images import Rules, load_image
+
+    rules = Rules(8, 1, "pad", [0.0], [1 / 255], transparent=ground, bits=12)
+    Image.new("LA", (8, 8), (7, 0)).save(tmp_path / "clear.png")
+    np.testing.assert_allclose(load_image(tmp_path / "clear.png", rules), value, rtol=1e-6)
+    for level in (0, 2048, 4095):
+        Image.fromarray(np.full((8, 8), level, np.uint16)).save(tmp_path / "deep.png")
+        expected = level >> 4  # the upper 8 of 12 bits
+        np.testing.assert_allclose(load_image(tmp_path / "deep.png", rules), expected, rtol=1e-6)
+    Image.fromarray(np.full((8, 8), 4096, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(BundleError, match="values 4096 to 4096 do not fit into 12 bits"):
+        load_image(tmp_path / "deep.png", rules)
 
 
 def write_every_kind(root: Path) -> list[Path]:
@@ -162,7 +183,9 @@ def test_images_of_other_sizes_and_kinds_fit(python: Path, unpacked: Path, tmp_p
     assert done.returncode == 0, done.stderr
 
 
-def test_what_is_no_image_is_told_in_one_line(python: Path, unpacked: Path, tmp_path: Path) -> None:
+def test_what_is_no_image_is_reported_in_one_line(
+    python: Path, unpacked: Path, tmp_path: Path
+) -> None:
     whole = (unpacked / "samples" / "sample_bag.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.png").write_text("not an image")
@@ -203,13 +226,12 @@ def test_missing_and_foreign_files_are_named(python: Path, unpacked: Path) -> No
     )
 
 
-def test_what_comes_into_being_on_the_device_is_left_alone(python: Path, unpacked: Path) -> None:
+def test_what_is_made_on_the_device_is_no_problem(python: Path, unpacked: Path) -> None:
     (unpacked / "built").mkdir()
     (unpacked / "built" / "tensorrt.log").write_text("")
     done = run(python, unpacked / "verify.py")
     assert done.returncode == 0, done.stderr
-    assert (unpacked / "edge" / "__pycache__").exists()
-    assert run(python, unpacked / "verify.py").returncode == 0
+    assert not list(unpacked.rglob("__pycache__"))
 
 
 @pytest.mark.parametrize(
@@ -292,7 +314,7 @@ exit 0
 
 @pytest.fixture
 def rebuild(python: Path, project: Path, tmp_path: Path):
-    """A function that runs rebuild.sh beside a builder that only writes down what it is asked."""
+    """A function that runs rebuild.sh beside a builder that only records its arguments."""
     tools = tmp_path / "tools"
     tools.mkdir()
     (tools / "trtexec").write_text(TOOL)
@@ -313,7 +335,7 @@ def rebuild(python: Path, project: Path, tmp_path: Path):
     return call
 
 
-def test_rebuild_asks_for_the_common_graph_in_the_profile(rebuild, tmp_path: Path) -> None:
+def test_rebuild_builds_the_common_graph_in_the_profile(rebuild, tmp_path: Path) -> None:
     folder, done = rebuild("tensorrt", "--verbose")
     assert "built/tensorrt.plan is ready" in done.stdout, done.stderr
     assert "tensorrt int8: not run, no CUDA device" in done.stdout
@@ -331,12 +353,33 @@ def test_rebuild_asks_for_the_common_graph_in_the_profile(rebuild, tmp_path: Pat
     assert (folder / "built" / "tensorrt.plan").read_text() == "plan\n"
 
 
-def test_rebuild_tells_what_the_builder_said_last(rebuild) -> None:
+def test_rebuild_shows_the_end_of_the_builders_log(rebuild) -> None:
     folder, done = rebuild(FAILS="yes")
     assert done.returncode == 1
     assert "error: trtexec could not build model.onnx" in done.stderr
     assert "[E] no kernel for it" in done.stderr
     assert not (folder / "built" / "tensorrt.plan").exists()
+
+
+def test_rebuild_verifies_before_it_builds(rebuild) -> None:
+    folder, _ = rebuild("tensorrt")
+    shutil.rmtree(folder / "built")
+    with (folder / "model.onnx").open("ab") as graph:
+        graph.write(b"x")
+    folder, done = rebuild("tensorrt")
+    assert_one_message(done, "model.onnx was altered")
+    assert not (folder / "built").exists()
+
+
+def test_rebuild_does_not_write_through_a_link(rebuild, tmp_path: Path) -> None:
+    folder, _ = rebuild("tensorrt")
+    shutil.rmtree(folder / "built")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (folder / "built").symlink_to(elsewhere)
+    _, done = rebuild("tensorrt")
+    assert_one_message(done, "built is not of this bundle")
+    assert not list(elsewhere.iterdir())
 
 
 def test_rebuild_knows_its_backends_and_needs_the_tool(rebuild) -> None:

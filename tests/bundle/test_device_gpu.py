@@ -6,6 +6,7 @@ computes with ONNX Runtime: the order of calls, shapes, batches, addresses and m
 
 import importlib
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,10 +14,12 @@ from pathlib import Path
 import fake_tensorrt
 import pytest
 from device_side import assert_one_message, make_environment, run, unpack
-from stage_process import ROOT, run_stage
+from places import ROOT
+from stage_process import run_stage
+from tiny_onnx import write_network
 from tiny_project import write_project
 
-FAKES = ROOT / "tests"
+FAKES = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +66,13 @@ def test_a_plan_built_on_the_device_gives_the_golden_logits_in_its_batches(
     python: Path, unpacked: Path, device: dict[str, str], tmp_path: Path
 ) -> None:
     build(unpacked)
-    report = tmp_path / "rungs.json"
+    report = tmp_path / "checks.json"
     arguments = ("--backend", "tensorrt", "--report", str(report))
     done = run(python, unpacked / "verify.py", *arguments, **device)
     assert done.returncode == 0, done.stderr + done.stdout
-    (rung,) = json.loads(report.read_text())
-    assert rung["status"] == "passed"
-    assert rung["max_rel"] < 1e-6
+    (check,) = json.loads(report.read_text())
+    assert check["status"] == "passed"
+    assert check["max_rel"] < 1e-6
     sample = str(unpacked / "samples" / "sample_coat.png")
     answers = [
         json.loads(run(python, unpacked / "run.py", sample, "--json", *backend, **device).stdout)
@@ -79,6 +82,46 @@ def test_a_plan_built_on_the_device_gives_the_golden_logits_in_its_batches(
     first, second = (answer["classes"][0] for answer in answers)
     assert first["class"] == second["class"]
     assert first["probability"] == pytest.approx(second["probability"], rel=1e-5)
+
+
+TOOL = """#!/usr/bin/env bash
+touch built/tensorrt.timing.lock
+for argument in "$@"; do
+    [[ $argument == --saveEngine=* ]] && cp "$PLAN" "${argument#*=}"
+done
+exit 0
+"""
+
+
+def test_a_plan_that_fails_its_proof_is_not_kept(
+    python: Path, unpacked: Path, device: dict[str, str], tmp_path: Path
+) -> None:
+    """And one that passes is, even after another that failed."""
+    (tmp_path / "trtexec").write_text(TOOL)
+    (tmp_path / "trtexec").chmod(0o755)
+    write_network(tmp_path / "other.onnx", depth=2, seed=1)
+
+    def rebuild(plan: Path) -> subprocess.CompletedProcess[str]:
+        path = f"{tmp_path}{os.pathsep}{python.parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {"PATH": path, "PLAN": str(plan), **device}
+        command = ["bash", str(unpacked / "rebuild.sh")]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    kept, passed = unpacked / "built/tensorrt.plan", unpacked / "model.onnx"
+    for plan in (tmp_path / "other.onnx", passed, tmp_path / "other.onnx"):
+        done = rebuild(plan)
+        assert (done.returncode == 0) == (plan == passed), done.stderr + done.stdout
+        assert (plan == passed) == ("built/tensorrt.plan is ready" in done.stdout)
+        assert not kept.with_name("tensorrt.plan.new").exists()
+    assert kept.read_bytes() == passed.read_bytes()
+    arguments = ("--backend", "tensorrt")
+    assert run(python, unpacked / "verify.py", *arguments, **device).returncode == 0
+    kept.write_bytes((tmp_path / "other.onnx").read_bytes())
+    sample = str(unpacked / "samples" / "sample_coat.png")
+    done = run(python, unpacked / "run.py", sample, *arguments, **device)
+    assert_one_message(done, "cannot open tensorrt.plan, built with another version")  # the shipped
+    done = run(python, unpacked / "verify.py", *arguments, **device)
+    assert_one_message(done, "must not be used here")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +138,7 @@ def test_a_plan_built_on_the_device_gives_the_golden_logits_in_its_batches(
         ({}, "bash rebuild.sh (Serialization assertion failed)"),
     ],
 )
-def test_a_plan_that_cannot_run_here_is_told_in_one_line(
+def test_a_plan_that_cannot_run_here_is_reported_in_one_line(
     python: Path,
     unpacked: Path,
     device: dict[str, str],
@@ -128,7 +171,7 @@ def test_without_its_gpu_the_bundle_falls_back_to_the_graph(
 def test_a_plan_may_be_for_all_later_gpus(
     monkeypatch: pytest.MonkeyPatch, built_for: str, own: str, fits: bool
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "pipeline" / "bundled"))
+    monkeypatch.syspath_prepend(str(ROOT / "pipeline" / "bundle" / "device"))
     from edge.cuda import Device
     from edge.runtime import NotHereError
     from edge.trt import require_target

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import ParamsError
-from pipeline.grid import full_path, known_paths, nested, parse_grid, points, variant_name
+from pipeline.cli.sweep.grid import full_path, known_paths, nested, parse_grid, points, variant_name
 
 NUMBERS = st.one_of(
     st.integers(0, 10**6), st.floats(0, 1e6, allow_nan=False), st.sampled_from([1e-5, 2.5e-7])

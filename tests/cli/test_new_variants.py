@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from places import ROOT
 
 from models.errors import ParamsError
-from pipeline.grid import parse_grid, points
-from pipeline.new_variants import Addition, add_variants, named
-from pipeline.params import load_params
-
-ROOT = Path(__file__).parent.parent
+from pipeline.cli.sweep.grid import parse_grid, points
+from pipeline.cli.sweep.new_variants import Addition, add_variants, named
+from pipeline.core.params import load_params
 
 
 @pytest.fixture

@@ -7,42 +7,48 @@ from pathlib import Path
 
 import pytest
 import yaml
+from places import FIXED
+from proven_engines import write_variant
 
 from models.errors import ArtifactError, BackendUnavailable, ParamsError
-from pipeline.artifacts import write_json
-from pipeline.failures import Failure
-from pipeline.params import Params, load_params
-from pipeline.study import LAMBDA, distributions, objectives, open_study, search
-
-ROOT = Path(__file__).parent.parent
+from pipeline.cli.sweep import optuna_study
+from pipeline.cli.sweep.optuna_study import (
+    LAMBDA,
+    distributions,
+    objectives,
+    open_study,
+    print_front,
+    search,
+)
+from pipeline.core.params import Params, load_params
+from pipeline.core.records import write_record
+from pipeline.plan.records import HealedLevel, HealMetrics
+from pipeline.report.failures import Failure
 
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    shutil.copy(ROOT / "tests" / "params.yaml", tmp_path)
+    shutil.copy(FIXED, tmp_path)
 
 
-def write_metrics(variant: str, val_pct: float, p50_ms: float, **timed: float) -> None:
-    """Write the metrics that the report reads: one level, whose test accuracy is another."""
-    latencies = {name: {"128": {"p50": p50, "p90": 9, "p99": 9}} for name, p50 in timed.items()}
-    latencies["onnxruntime"] = {
-        "1": {"p50": 0.1, "p90": 9, "p99": 9},
-        "128": {"p50": p50_ms, "p90": 9, "p99": 9},
-    }
-    rung = {"rung": "precision", "precision": "fp32", "backend": None, "status": "passed"}
-    at_level = {
-        "heal": {"level": 0, "removed": [], "replacement": "identity", "shipped": "removed"},
-        "collapse": {"params": 1, "macs": 1},
-        "precision": {"graphs": {"fp32": {"bytes": 1}}},
-        "build": {"engines": {}},
-        "verify": {"rungs": [rung | {"val_accuracy_pct": val_pct, "test_accuracy_pct": 1.0}]},
-        "benchmark": {"latency_ms": {"fp32": latencies}},
-    }
-    write_json(Path(f"metrics/train/{variant}.json"), {"removed": []})
-    for stage, level in at_level.items():
-        content = {"chosen_level": 0, "levels": [level]}
-        write_json(Path(f"metrics/{stage}/{variant}.json"), content)
+VALUES: dict[str, tuple[float, float]] = {}  # validation accuracy and relative latency
+
+
+@pytest.fixture
+def _known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take what `Runs` wrote for what was measured."""
+    VALUES.clear()
+
+    def known(variant: str, params: Params) -> tuple[float, float]:
+        if variant not in VALUES:
+            raise ArtifactError(f"{variant} cannot be timed")
+        return VALUES[variant]
+
+    monkeypatch.setattr(optuna_study, "objectives", known)
+
+
+studies = pytest.mark.usefixtures("_known")
 
 
 class Runs:
@@ -55,16 +61,17 @@ class Runs:
         self.batches: list[list[str]] = []
 
     def __call__(self, params: Params, names: Sequence[str]) -> Mapping[str, Failure]:
-        self.batches.append(list(names))
+        first, *names = names
+        assert first == "dense", "what latencies relate to"
+        self.batches.append(names)
         failed = {}
         for name in names:
             penalty = params.variants[name].train.penalty
             better = penalty.estimator == "power"
-            write_metrics(name, 90 - penalty.weight + better, 20 - penalty.weight - better)
             number = int(name.rpartition("-")[2])
-            if number in self.untimed:
-                content = {"levels": [{"latency_ms": {}}]}
-                write_json(Path(f"metrics/benchmark/{name}.json"), content)
+            if number not in self.untimed:
+                latency = 20 - penalty.weight - better
+                VALUES[name] = (90 - penalty.weight + better, latency)
             if number in self.fail:
                 failed[name] = Failure("train", "x")
         self.left -= 1
@@ -84,23 +91,28 @@ AXES_OF_SEARCH = {
 }
 
 
-def test_trials_are_variants_and_the_front_is_of_those_not_beaten() -> None:
+@studies
+def test_trials_are_variants_and_the_front_is_of_those_not_beaten(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     runs = Runs(fail=[3])
-    lines = search(AXES_OF_SEARCH, runs, print, trials=8, at_once=3)
+    study = search(AXES_OF_SEARCH, runs, print, trials=8, at_once=3)
     assert [len(batch) for batch in runs.batches] == [3, 3, 2]
     params = load_params()
     names = [name for batch in runs.batches for name in batch]
     assert list(params.variants) == ["dense", "lacoot", *names]
     states = [trial.state.name for trial in trials()]
     assert states == ["COMPLETE"] * 3 + ["FAIL"] + ["COMPLETE"] * 4
-    values = {name: objectives(name, params) for name in names if not name.endswith("-3")}
+    values = {name: VALUES[name] for name in names if not name.endswith("-3")}
     best = [
         name
         for name, (accuracy, latency) in values.items()
         if not any(a >= accuracy and ms <= latency and (a, ms) != (accuracy, latency)
                    for a, ms in values.values())
     ]  # fmt: skip
-    shown = [line.split("|")[1].strip() for line in lines[2:]]
+    print_front(study)
+    lines = capsys.readouterr().out.splitlines()  # long settings go on in lines of their own
+    shown = [line.split()[0] for line in lines if line.startswith("trial-")]
     assert shown == sorted(best, key=lambda name: values[name][1])
     for trial in trials():
         variant = params.variants[f"{names[0].rpartition('-')[0]}-{trial.number}"]
@@ -108,6 +120,7 @@ def test_trials_are_variants_and_the_front_is_of_those_not_beaten() -> None:
         assert 0.1 <= variant.train.penalty.weight <= 10
 
 
+@studies
 def test_a_trial_that_was_not_timed_fails_and_the_study_goes_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -115,9 +128,10 @@ def test_a_trial_that_was_not_timed_fails_and_the_study_goes_on(
     search(AXES_OF_SEARCH, runs, print, trials=3, at_once=2)
     assert [trial.state.name for trial in trials()] == ["FAIL", "COMPLETE", "COMPLETE"]
     name = runs.batches[0][0]
-    assert f"no values for the study: {name} was not timed in fp32" in capsys.readouterr().out
+    assert f"no values for the study: {name} cannot be timed" in capsys.readouterr().out
 
 
+@studies
 def test_a_study_that_was_stopped_goes_on_with_the_trials_it_had_begun() -> None:
     with pytest.raises(KeyboardInterrupt):
         search(AXES_OF_SEARCH, Runs(stop_after=2), print, trials=6, at_once=2)
@@ -131,6 +145,7 @@ def test_a_study_that_was_stopped_goes_on_with_the_trials_it_had_begun() -> None
     assert {trial.state.name for trial in trials()} == {"COMPLETE"}
 
 
+@studies
 def test_other_parameters_are_another_study() -> None:
     search(AXES_OF_SEARCH, Runs(), print, trials=1, at_once=1)
     raw = yaml.safe_load(Path("params.yaml").read_text())
@@ -141,9 +156,10 @@ def test_other_parameters_are_another_study() -> None:
     assert len(runs.batches) == 1
 
 
+@studies
 def test_time_that_is_over_begins_no_trial() -> None:
     runs = Runs()
-    assert len(search(AXES_OF_SEARCH, runs, print, trials=9, at_once=1, timeout_s=0.0)) == 2
+    search(AXES_OF_SEARCH, runs, print, trials=9, at_once=1, minutes=0.0)
     assert runs.batches == []
 
 
@@ -153,15 +169,21 @@ def test_lambda_may_be_given_and_lists_may_not() -> None:
         distributions({"model.options": [{"width": 8}]})
 
 
-def test_objectives_are_of_validation_and_the_fastest_or_chosen_backend() -> None:
-    write_metrics("a", 91.0, 5.0, openvino=3.0)
+def test_objectives_are_of_validation_and_relative_to_the_first_variant(prepared: Path) -> None:
+    for variant, depths in (("dense", (9, 5)), ("lacoot", (9, 1))):
+        write_variant(variant, size=32, depths=depths)
+        levels = [HealedLevel(n, [], "identity", "removed", {"removed": 1.0}) for n in range(2)]
+        healed = HealMetrics(variant, "removed", 1, 0, 0.1, {}, "cpu", levels, 1)
+        write_record(Path(f"metrics/heal/{variant}.json"), healed)
+    Path("artifacts/prepare").symlink_to(prepared)
     params = load_params()
-    assert objectives("a", params) == (91.0, 3.0)
-    choose = params.choose.model_copy(update={"backend": "onnxruntime"})
-    assert objectives("a", params.model_copy(update={"choose": choose})) == (91.0, 5.0)
+    accuracy, ratio = objectives("lacoot", params)
+    assert accuracy == 90.25, "of level 1, on validation"
+    assert 0 < ratio < 0.7, "one convolution instead of nine"
+    assert objectives("dense", params)[1] > ratio
     choose = params.choose.model_copy(update={"backend": "tensorrt"})
-    with pytest.raises(ArtifactError, match="a was not timed in fp32 on tensorrt"):
-        objectives("a", params.model_copy(update={"choose": choose}))
+    with pytest.raises(ArtifactError, match="lacoot cannot be timed in fp32 on tensorrt against"):
+        objectives("lacoot", params.model_copy(update={"choose": choose}))
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

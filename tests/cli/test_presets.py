@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from stage_process import run_stage
+from places import ROOT
+from stage_process import run_module
 
 from models.errors import ParamsError
 from models.zoo import create
-from pipeline.params import Params, load_params
-from pipeline.presets import apply_presets, combined
+from pipeline.cli.presets import apply_presets, combined
+from pipeline.core.params import Params, load_params
 
-ROOT = Path(__file__).parent.parent
 PRESETS = ROOT / "params"
 SHIPPED = ROOT / "params.yaml"
 
@@ -242,12 +242,12 @@ def test_a_params_file_that_is_not_valid_is_named(path: Path, content: str) -> N
 
 def test_the_command(path: Path, tmp_path: Path) -> None:
     shutil.copytree(PRESETS, tmp_path / "params")
-    done = run_stage("preset", "dtd", "swin_tiny", "--data", "/data/dtd", cwd=tmp_path)
+    done = run_module("pipeline", "preset", "dtd", "swin_tiny", "--data", "/data/dtd", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "params.yaml: laid over it dtd, swin_tiny"
     assert done.stdout.splitlines()[1].startswith("note: λ is public for CIFAR-10")
     assert load_params(path).prepare.path == "/data/dtd"
-    done = run_stage("preset", "cifar10", cwd=tmp_path)
+    done = run_module("pipeline", "preset", "cifar10", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr == (
         "error: params.yaml: prepare: source 'cifar10' needs `path`, the folder with the data set "

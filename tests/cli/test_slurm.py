@@ -1,20 +1,18 @@
 """What is sent to Slurm, read from the script that `sbatch` is given."""
 
-import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from models.errors import BackendUnavailable
 from pipeline.__main__ import main
-from pipeline.commands.sweep import add_arguments, workers_of
-from pipeline.failures import Failure
-from pipeline.slurm import Request, run_on_slurm, submit
-from pipeline.variant_run import Job
+from pipeline.cli.exit_codes import WRONG_USAGE
+from pipeline.cli.sweep.command import workers_of
+from pipeline.cli.sweep.jobs import Job
+from pipeline.report.failures import Failure
 
-JOBS = [Job(name, [f"train@{name}"], 4) for name in ("dense", "lacoot")]
+JOBS = [Job(name, [f"train@{name}"]) for name in ("dense", "lacoot")]
 
 
 @pytest.fixture
@@ -32,14 +30,16 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
         path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setattr("pipeline.cli.sweep.slurm.POLL_S", 0.05)
+    monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 0.1)  # for slow file systems
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_the_script_asks_for_what_was_asked(slurm: Path) -> None:
-    request = Request(partition="gpu", hours=2.5, cpus=8, gpus=1, memory_gb=32, at_once=1)
-    handles = submit(JOBS, request)
-    assert [handle.job_id for handle in handles] == ["77_0", "77_1"]
+    workers_of("slurm", 1, partition="gpu", hours=2.5, cpus=8, gpus=1, memory_gb=32).run(
+        JOBS, lambda _job, _failure: None
+    )
     script = (slurm / "sent.sh").read_text(encoding="utf-8")
     for option in (
         "--array=0-1%1",
@@ -53,22 +53,6 @@ def test_the_script_asks_for_what_was_asked(slurm: Path) -> None:
         assert f"#SBATCH {option}\n" in script
 
 
-def test_the_command_line_says_what_is_asked_and_how_many_run_at_once() -> None:
-    def request(*words: str) -> Request:
-        parser = argparse.ArgumentParser()
-        add_arguments(parser)
-        workers = workers_of(parser.parse_args([*words, "--slurm"]), 0)
-        assert isinstance(workers.together, partial)
-        asked: Request = workers.together.keywords["request"]
-        assert workers.threads == asked.cpus
-        return asked
-
-    assert request() == Request()
-    assert request("-j", "3", "--cpus", "8", "--hours", "2", "--memory-gb", "32") == Request(
-        at_once=3, cpus=8, hours=2, memory_gb=32
-    )
-
-
 @pytest.mark.parametrize("words", [["--cpus", "2"], ["--gpus", "0"], ["--memory-gb", "1"]])
 def test_what_is_of_slurm_is_refused_without_it(words: list[str]) -> None:
     with pytest.raises(
@@ -79,25 +63,23 @@ def test_what_is_of_slurm_is_refused_without_it(words: list[str]) -> None:
 
 @pytest.mark.parametrize("words", [["--cpus", "0", "--slurm"], ["-j", "0"]])
 def test_no_job_has_no_cores(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["sweep", *words])
-    assert "0 is too small; at least 1" in capsys.readouterr().err
+    assert main(["sweep", *words]) == WRONG_USAGE
+    assert "0 is not in the range x>=1" in capsys.readouterr().err
 
 
 def test_what_is_not_asked_for_is_left_to_the_cluster(slurm: Path) -> None:
-    submit(JOBS, Request())
+    workers_of("slurm", None, partition=None).run(JOBS, lambda _job, _failure: None)
     script = (slurm / "sent.sh").read_text(encoding="utf-8")
+    assert "#SBATCH --cpus-per-task=4\n" in script
+    assert "#SBATCH --time=1440\n" in script
     assert "--mem" not in script
     assert "--partition" not in script
 
 
-def test_a_job_that_slurm_ended_is_a_failure_with_its_state(
-    slurm: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipeline.slurm.POLL_S", 0.05)
-    monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 0.1)  # for slow file systems
+def test_a_job_that_slurm_ended_is_a_failure_with_its_state(slurm: Path) -> None:
     ended: dict[str, Failure | None] = {}
-    run_on_slurm(JOBS, lambda job, failure: ended.update({job.name: failure}), request=Request())
+    run = workers_of("slurm", None).run
+    run(JOBS, lambda job, failure: ended.update({job.name: failure}))
     assert set(ended) == {"dense", "lacoot"}
     failure = ended["dense"]
     assert failure is not None
@@ -112,10 +94,10 @@ def test_without_slurm_there_is_one_message(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(BackendUnavailable, match=r"no Slurm here \(.*srun.*run on a login node"):
-        submit(JOBS, Request())
+        workers_of("slurm", None)
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(BackendUnavailable, match=r"submitit is not installed .*'\.\[sweep\]'"):
-        submit(JOBS, Request())
+        workers_of("slurm", None)

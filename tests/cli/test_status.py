@@ -1,4 +1,4 @@
-"""`status` and `repro` on real runs of DVC, over stages that only copy; what a store holds."""
+"""`status` on real runs of DVC, over stages that only copy; what a store holds."""
 
 import json
 import subprocess
@@ -10,13 +10,20 @@ import yaml
 from tracked import track, write_params
 
 from pipeline.__main__ import main
-from pipeline.artifacts import write_json
-from pipeline.commands import DONE
-from pipeline.failures import FAILED, Failure
-from pipeline.params import PARAMS
-from pipeline.standing import CHANGED, NEVER_RUN, UP_TO_DATE, Standing, standing, with_failure
-from pipeline.store import TrackingError
-from pipeline.store_state import store_in_words
+from pipeline.bundle.aging import OldBundle
+from pipeline.cli.exit_codes import DONE
+from pipeline.cli.status import (
+    CHANGED,
+    NEVER_RUN,
+    UP_TO_DATE,
+    StageStatus,
+    stage_status,
+    with_failure,
+)
+from pipeline.core.artifacts import write_json
+from pipeline.core.params import PARAMS
+from pipeline.report.failures import FAILED, Failure
+from pipeline.report.tracking.store import TrackingError, store_in_words
 
 Capture = pytest.CaptureFixture[str]
 STAGES = {
@@ -72,7 +79,8 @@ def test_from_never_run_to_up_to_date_and_changed(dvc_folder: Path, capsys: Capt
         "lacoot": [("train", NEVER_RUN, ""), ("score", NEVER_RUN, "")],
     }
 
-    assert main(["repro", "lacoot"]) == DONE
+    repro = [sys.executable, "-m", "dvc", "repro", "--quiet", "score@lacoot"]
+    subprocess.run(repro, check=True, timeout=60)
     assert Path("scored-lacoot").exists()
     assert not Path("trained-dense").exists()
     assert states(capsys, "lacoot") == {
@@ -89,76 +97,74 @@ def test_from_never_run_to_up_to_date_and_changed(dvc_folder: Path, capsys: Capt
     shared, dense, lacoot, _, store, following = capsys.readouterr().out.splitlines()[-6:]
     words = [" ".join(line.split()) for line in (shared, dense, lacoot)]
     assert words == [
-        "(all variants) changed 0 of 1 prepare code code.py",
+        "(all variants) changed 0 of 1 prepare code.py modified",
         "dense failed 0 of 2 train the loss is NaN",
         "lacoot changed 0 of 2 train param variants.lacoot",
     ]
     assert store == "MLflow: sqlite:///mlflow.db: not there yet; the stage `track` makes it"
-    assert following.startswith("next: mend what failed")
-    assert states(capsys, "lacoot")["lacoot"][1] == ("score", CHANGED, "scored-lacoot is not here")
+    assert following.startswith("next: correct what failed")
+    assert states(capsys, "lacoot")["lacoot"][1] == ("score", CHANGED, "scored-lacoot deleted")
 
 
-def test_a_stage_that_fails_ends_with_what_to_do(
-    dvc_folder: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    Path("code.py").unlink()
-    with pytest.raises(SystemExit, match=r"`dvc repro` stopped, for the reason above"):
-        main(["repro"])
-    assert "code.py" in capfd.readouterr().err
-
-
-def test_what_dvc_says_becomes_few_words() -> None:
-    told = {
-        "train@wide": [
-            {
-                "changed deps": {
-                    "pipeline/train.py": "modified",
-                    "pipeline/data.py": "deleted",
-                    "artifacts/prepare": "deleted",
-                    "params.yaml": {"variants.wide": "modified", "train": "new"},
-                }
-            },
-            {"changed outs": {"artifacts/train/wide": "not in cache"}},
-            "changed command",
-        ],
-        "probe": ["always changed"],
+def test_what_has_changed_is_listed_parameters_first() -> None:
+    deps = {
+        "pipeline/train": "modified",
+        "artifacts/prepare": "deleted",
+        "params.yaml": {"variants.wide": "modified", "train": "new"},
     }
-    assert standing("train", "wide", told, run=True) == Standing(
-        "train", CHANGED, "param variants.wide, param train, code pipeline/train.py (+1) and 3 more"
+    outs = {"artifacts/train/wide": "not in cache"}
+    changes = [{"changed deps": deps}, {"changed outs": outs}, "changed command"]
+    assert stage_status("train", changes, has_run=True) == StageStatus(
+        "train", CHANGED, "param variants.wide, param train, pipeline/train modified and 3 more"
     )
-    assert standing("train", "wide", told, run=False).state == NEVER_RUN
-    assert standing("probe", None, told, run=True).state == UP_TO_DATE
+    assert stage_status("train", changes, has_run=False).state == NEVER_RUN
+    assert stage_status("probe", ["always changed"], has_run=True).state == UP_TO_DATE
 
 
 def test_a_failure_stands_until_its_stage_has_run() -> None:
     failure = Failure("train", "the loss is NaN")
-    (failed,) = with_failure([Standing("train", CHANGED)], failure)
+    (failed,) = with_failure([StageStatus("train", CHANGED)], failure)
     assert (failed.state, failed.why) == ("failed", "the loss is NaN")
-    since = [Standing("train", UP_TO_DATE), Standing("score", CHANGED)]
+    since = [StageStatus("train", UP_TO_DATE), StageStatus("score", CHANGED)]
     assert with_failure(since, failure) == since
-    assert with_failure([Standing("train", CHANGED)], None) == [Standing("train", CHANGED)]
+    assert with_failure([StageStatus("train", CHANGED)], None) == [StageStatus("train", CHANGED)]
 
 
 def test_a_failure_of_no_stage_is_of_the_first_that_is_left() -> None:
-    found = [Standing("train", UP_TO_DATE), Standing("score", CHANGED), Standing("plan", NEVER_RUN)]
+    found = [
+        StageStatus("train", UP_TO_DATE),
+        StageStatus("score", CHANGED),
+        StageStatus("plan", NEVER_RUN),
+    ]
     failed = with_failure(found, Failure("slurm", "job 7, TIMEOUT"))
-    assert failed == [found[0], Standing("score", "failed", "job 7, TIMEOUT"), found[2]]
+    assert failed == [found[0], StageStatus("score", "failed", "job 7, TIMEOUT"), found[2]]
     assert with_failure(found[:1], Failure("slurm", "x")) == found[:1]
 
 
 def test_of_a_variant_never_run_dvc_is_not_asked(
     dvc_folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.commands.status.ask_dvc", lambda _: pytest.fail("it was"))
+    monkeypatch.setattr("pipeline.cli.status.changed_stages", lambda _: pytest.fail("it was"))
     assert states(capsys, "dense") == {
         "dense": [("train", NEVER_RUN, ""), ("score", NEVER_RUN, "")]
     }
 
 
+def test_old_bundles_are_listed(
+    dvc_folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = OldBundle("artifacts/bundle/dense-l1-fp32", "python -m pipeline bundle dense")
+    monkeypatch.setattr("pipeline.cli.status.old_bundles", lambda: [old])
+    assert main(["status", "dense"]) == DONE
+    line = f"{old.folder} is of an older network; `{old.remedy}` makes it anew"
+    assert line in capsys.readouterr().out.splitlines()
+    assert main(["status", "dense", "--json"]) == DONE
+    assert json.loads(capsys.readouterr().out)["old_bundles"] == [old._asdict()]
+
+
 def test_an_unknown_variant_is_named(dvc_folder: Path) -> None:
-    for verb in ("status", "repro"):
-        with pytest.raises(SystemExit, match=r"no variant 'lacot' .* did you mean 'lacoot'"):
-            main([verb, "lacot"])
+    with pytest.raises(SystemExit, match=r"no variant 'lacot' .* did you mean 'lacoot'"):
+        main(["status", "lacot"])
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -169,7 +175,7 @@ def test_the_store_in_words_is_what_mlflow_holds(project: Path) -> None:
     assert store_in_words(uri, "shoal") == f"{uri}: 6 runs of shoal, 0 runs of shoal-training"
 
 
-def test_a_store_that_is_damaged_or_away_is_told(tmp_path: Path) -> None:
+def test_a_store_that_is_damaged_or_away_is_reported(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"not a database" * 100)
     with pytest.raises(TrackingError, match="file is not a database"):
         store_in_words(f"sqlite:///{tmp_path}/mlflow.db", "shoal")

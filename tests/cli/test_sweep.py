@@ -17,9 +17,9 @@ from toy_project import (
     write_toy_project,
 )
 
-from pipeline.failures import Failure
-from pipeline.local_jobs import run_locally
-from pipeline.variant_run import Job, explained
+from pipeline.cli.dvc import RWLOCK
+from pipeline.cli.sweep.jobs import KILLED_REMEDY, Job, explained, run_locally
+from pipeline.report.failures import Failure
 
 
 def failed(root: Path) -> dict:
@@ -35,7 +35,8 @@ def test_a_variant_that_fails_is_listed_and_alone_runs_again(tmp_path: Path) -> 
         [
             "prepare  None",
             *(f"train {v} {threads}" for v in ("dense", "learning_rate0_1", "learning_rate7")),
-            *(f"benchmark {v} None" for v in ("dense", "learning_rate0_1")),
+            *(f"verify {v} {threads}" for v in ("dense", "learning_rate0_1")),
+            "benchmark  None",
             "report  None",
         ]
     )
@@ -44,27 +45,28 @@ def test_a_variant_that_fails_is_listed_and_alone_runs_again(tmp_path: Path) -> 
     lines = done.stdout.splitlines()
     assert lines[0] == "params.yaml: 2 variants added, 0 were there"
     assert f"failed: learning_rate7 in train: {reason}" in lines
-    assert any(line.startswith("3 of 3 variants, 6 of 6 stages (") for line in lines)
-    assert any("left (" in line for line in lines)
+    assert f"learning_rate7 failed in train: {reason} (log in .cache/sweep)" in lines
+    assert "dense: verify is done" in lines
 
     edit_variants(tmp_path, lambda there: there["learning_rate7"]["train"].update(learning_rate=1))
     done = run_sweep(tmp_path, "-j", "2")
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.rpartition(" ")[0] for line in taken_runs(tmp_path)] == [
-        "benchmark learning_rate7",
+        "benchmark ",
         "report ",
         "train learning_rate7",
+        "verify learning_rate7",
     ]
     assert "2 of 3 variants are up to date" in done.stdout
     assert failed(tmp_path) == {}
 
 
-def test_failures_of_variants_that_are_done_or_gone_are_forgotten(tmp_path: Path) -> None:
+def test_failures_of_variants_that_are_done_or_removed_are_forgotten(tmp_path: Path) -> None:
     write_toy_project(tmp_path, "dense")
     assert run_sweep(tmp_path).returncode == 0
     taken_runs(tmp_path)
     entry = {"stage": "train", "reason": "x"}
-    record = json.dumps({"dense": entry, "gone": entry})
+    record = json.dumps({"dense": entry, "removed": entry})
     (tmp_path / "metrics" / "failed.json").write_text(record)
     done = run_sweep(tmp_path, "-q")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -72,7 +74,7 @@ def test_failures_of_variants_that_are_done_or_gone_are_forgotten(tmp_path: Path
     assert taken_runs(tmp_path) == []
 
 
-def test_who_learns_from_one_that_failed_is_left_out(tmp_path: Path) -> None:
+def test_who_learns_from_one_that_failed_is_skipped(tmp_path: Path) -> None:
     write_toy_project(tmp_path, "other")
     hot = {"dense": {"train": {"learning_rate": 7}}}
     taught = {"student": {"train": {"distill": {"teacher": "dense"}, "learning_rate": 0.1}}}
@@ -81,9 +83,9 @@ def test_who_learns_from_one_that_failed_is_left_out(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "")
     trained = [line for line in taken_runs(tmp_path) if "train" in line]
     assert trained == ["train dense None", "train other None"]
-    reason = "waits for dense, which failed"
+    reason = "blocked by dense, which failed"
     assert failed(tmp_path)["student"] == {"stage": "train", "reason": reason}
-    assert "student is left out: it waits for dense, which failed" in done.stdout.splitlines()
+    assert f"failed: student in train: {reason}" in done.stdout.splitlines()
 
     edit_variants(tmp_path, lambda there: there["dense"]["train"].update(learning_rate=1))
     assert run_sweep(tmp_path).returncode == 0
@@ -97,7 +99,7 @@ def test_a_trial_that_fails_is_run_once(tmp_path: Path) -> None:
     runs = taken_runs(tmp_path)
     (trial,) = failed(tmp_path)
     assert runs.count(f"train {trial} None") == 1
-    assert "benchmark dense None" in runs
+    assert "verify dense None" in runs
     assert f"failed: {trial} in train: the loss is nan in epoch 1" in done.stdout.splitlines()
 
 
@@ -134,6 +136,7 @@ def test_a_sweep_that_is_stopped_or_killed_goes_on_where_it_was(tmp_path: Path) 
     assert not stages_left(tmp_path)
 
     taken_runs(tmp_path)
+    (tmp_path / RWLOCK).write_text("", encoding="utf-8")  # as a DVC leaves it that ends there
     process = start(tmp_path)
     wait_for("train", tmp_path, process, 2)
     process.kill()
@@ -142,18 +145,26 @@ def test_a_sweep_that_is_stopped_or_killed_goes_on_where_it_was(tmp_path: Path) 
     done = run_sweep(tmp_path, "-j", "2")
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(line.rpartition(" ")[0] for line in taken_runs(tmp_path)) == [
-        "benchmark dense",
-        "benchmark other",
+        "benchmark ",
         "report ",
         "train dense",
         "train other",
+        "verify dense",
+        "verify other",
     ]
     assert failed(tmp_path) == {}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (signal.SIGINT, "stopped\n"),
+        (signal.SIGTERM, "stopped by SIGTERM\n"),
+        (signal.SIGHUP, "stopped by SIGHUP\n"),
+    ],
+)
 def test_a_sweep_stopped_in_what_all_need_leaves_nothing_running(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path, number: signal.Signals, told: str
 ) -> None:
     write_toy_project(tmp_path, "dense")
     (tmp_path / "hold-prepare").touch()
@@ -161,7 +172,7 @@ def test_a_sweep_stopped_in_what_all_need_leaves_nothing_running(
     wait_for("prepare", tmp_path, process, 1)
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
-    assert (process.returncode, errors) == (130, "stopped\n")
+    assert (process.returncode, errors) == (128 + number, told)
     assert not stages_left(tmp_path)
 
 
@@ -199,7 +210,7 @@ def test_jobs_of_slurm_run_through_submitit(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "")
     assert failed(tmp_path)["learning_rate7"]["stage"] == "train"
     runs = taken_runs(tmp_path)
-    assert {"train dense 3", "benchmark dense 3", "train learning_rate7 3"} <= set(runs)
+    assert {"train dense 3", "verify dense 3", "train learning_rate7 3"} <= set(runs)
 
 
 def test_a_stage_that_all_need_stops_the_sweep(tmp_path: Path) -> None:
@@ -209,9 +220,7 @@ def test_a_stage_that_all_need_stops_the_sweep(tmp_path: Path) -> None:
     program.write_text(text + "sys.exit('error: no images' if stage == 'prepare' else 0)\n")
     done = run_sweep(tmp_path)
     assert done.returncode == 1
-    assert (
-        done.stderr == "error: prepare failed: no images (all it said: .cache/sweep/shared.log)\n"
-    )
+    assert done.stderr == "error: prepare failed: no images (log: .cache/sweep/shared.log)\n"
 
 
 @pytest.mark.parametrize(
@@ -229,16 +238,21 @@ def test_a_stage_that_all_need_stops_the_sweep(tmp_path: Path) -> None:
         ),
         (
             "ERROR: failed to reproduce 'train@a': failed to run: x, exited with -9",
-            Failure("train", "failed to reproduce 'train@a': failed to run: x, exited with -9"),
+            Failure("train", f"killed by SIGKILL; {KILLED_REMEDY}"),
         ),
-        ("", Failure("dvc", "dvc ended with -9, saying nothing")),
+        ("", Failure("dvc", "dvc ended with -9 without a message")),
     ],
 )
-def test_the_reason_is_what_the_stage_said(output: str, failure: Failure) -> None:
+def test_the_reason_is_what_the_stage_printed(output: str, failure: Failure) -> None:
     assert explained(output, -9) == failure
 
 
-def test_an_error_of_who_waits_ends_what_runs(
+def test_a_reason_is_one_line_that_can_be_printed() -> None:
+    failure = explained("error: a\x1b[31m\x07b\nERROR: failed to reproduce 'train@dense': x\n", 1)
+    assert failure.reason.isprintable()
+
+
+def test_an_error_of_who_waits_ends_what_it_started_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_toy_project(tmp_path, "dense", "other")
@@ -250,6 +264,9 @@ def test_an_error_of_who_waits_ends_what_runs(
         raise KeyError(job.name)
 
     jobs = [Job("prepare", ["prepare"]), *(Job(v, [f"train@{v}"]) for v in ("dense", "other"))]
-    with pytest.raises(KeyError, match="prepare"):
-        run_locally(jobs[:2], refuse, workers=1)
+    with subprocess.Popen(["sleep", "600"]) as bystander:
+        with pytest.raises(KeyError, match="prepare"):
+            run_locally(jobs[:2], refuse, workers=1)
+        assert bystander.poll() is None
+        bystander.kill()
     assert not [line for line in stages_left(tmp_path) if "toy.py" in line]

@@ -2,29 +2,18 @@
 
 import os
 import signal
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
-from tracked import (
-    PIXEL,
-    PLOTS,
-    run_of_the_report,
-    run_stage,
-    runs_of,
-    start_stage,
-)
+from stage_process import DIRECT, wait_until_it_answers
+from tracked import PIXEL, PLOTS, run_of_the_report, run_stage, run_verb, runs_of, start_verb
 
 # SQLAlchemy tells MLflow's authors, not us, that one of its loader strategies goes away.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
 def test_a_server_is_filled_and_the_ui_shows_its_runs(project: Path) -> None:
-    process = start_stage("ui")
+    process = start_verb("ui")
     try:
         address = process.stdout.readline().split()[2]
         assert address.startswith("http://127.0.0.1:")
@@ -42,28 +31,16 @@ def test_a_server_is_filled_and_the_ui_shows_its_runs(project: Path) -> None:
         process.communicate(timeout=30)
 
 
-def wait_until_it_answers(url: str) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            DIRECT.open(url, timeout=5).close()
-        except OSError:
-            assert time.monotonic() < deadline, f"no answer from {url}"
-            time.sleep(0.2)
-        else:
-            return
-
-
 def test_the_ui_wants_a_store_first(project: Path) -> None:
     Path("mlflow.db").unlink()
-    code, _, errors = run_stage("ui")
+    code, _, errors = run_verb("ui")
     assert code == 1
     assert "mlflow.db is missing" in errors
     assert "make repro" in errors
 
 
 def test_the_ui_of_a_server_is_its_own_address(project: Path) -> None:
-    code, output, errors = run_stage("ui", MLFLOW_TRACKING_URI="http://127.0.0.1:1")
+    code, output, errors = run_verb("ui", MLFLOW_TRACKING_URI="http://127.0.0.1:1")
     assert code == 0
     assert output == "MLFLOW_TRACKING_URI names a server; its UI is at http://127.0.0.1:1\n"
     assert errors.startswith("warning: ")

@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from models.blocks import find_blocks
-from models.replacements import ChannelMap
+from models.replacement.fitting import FITS, KINDS, fit
 from models.surgery import bypass
 from models.zoo import create
-from pipeline.channel_maps import Map
-from pipeline.collapse import collapse_onnx
-from pipeline.engines.onnxruntime import runner
-from pipeline.export import export_onnx
-from pipeline.onnx_graph import load_onnx, read_boundaries
-from pipeline.replacement import KINDS, LADDER, fit
+from pipeline.collapse.channel_maps import Map, as_maps
+from pipeline.collapse.rewrite import collapse_onnx
+from pipeline.export.boundaries import load_onnx, read_boundaries
+from pipeline.export.exporter import export_onnx
+from pipeline.export.session import runner
 
 NETWORKS = {
     "resnet18_cifar": {"width": 8},
@@ -44,35 +43,30 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return model, images, [block.name for block in blocks if block.removable], path
 
 
-def as_map(stand_in: ChannelMap) -> Map:
-    weight = None if stand_in.weight is None else stand_in.weight.detach().numpy()
-    return Map(weight, stand_in.bias.detach().numpy(), stand_in.axis)
-
-
-@pytest.mark.parametrize("kind", LADDER)
+@pytest.mark.parametrize("kind", FITS)
 def test_the_graph_computes_what_pytorch_computes(exported, kind: str, tmp_path: Path) -> None:
     model, images, names, source = exported
     removed = names[:3][::-1]  # neighbours among them, from the back
-    stand_ins = fit(model, removed, kind, [images])
-    maps = {name: as_map(stand_in) for name, stand_in in stand_ins.items()}
+    replacements = fit(model, removed, kind, [images])
+    maps = as_maps(replacements)
     collapse_onnx(source, tmp_path / "level.onnx", removed, maps)
     with torch.no_grad():
-        expected = bypass(model, removed, stand_ins)(images).numpy()
+        expected = bypass(model, removed, replacements)(images).numpy()
     logits = runner(tmp_path / "level.onnx")(images.numpy())
     np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_a_graph_with_maps_can_be_collapsed_further(exported, tmp_path: Path) -> None:
     model, images, names, source = exported
-    stand_ins = fit(model, names[:1], "linear", [images])
-    maps = {name: as_map(stand_in) for name, stand_in in stand_ins.items()}
+    replacements = fit(model, names[:1], "linear", [images])
+    maps = as_maps(replacements)
     collapse_onnx(source, tmp_path / "once.onnx", names[:1], maps)
     assert list(read_boundaries(load_onnx(tmp_path / "once.onnx"))) == [
         name for name in read_boundaries(load_onnx(source)) if name != names[0]
     ]
     collapse_onnx(tmp_path / "once.onnx", tmp_path / "twice.onnx", names[1:2])
     with torch.no_grad():
-        expected = bypass(model, names[:2], stand_ins)(images).numpy()
+        expected = bypass(model, names[:2], replacements)(images).numpy()
     logits = runner(tmp_path / "twice.onnx")(images.numpy())
     np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
 
@@ -110,18 +104,18 @@ def test_maps_behind_odd_convolutions_and_at_the_end(change: dict, tmp_path: Pat
     model = Odd(**(usual | change)).eval()
     images = torch.randn(5, 4, 8, 8)
     export_onnx(model, images, tmp_path / "model.onnx")
-    for kind in LADDER:
+    for kind in FITS:
         for removed in (["blocks.0"], ["blocks.1", "blocks.0", "last.0"]):
-            stand_ins = fit(model, removed, kind, [images])
-            maps = {name: as_map(stand_in) for name, stand_in in stand_ins.items()}
+            replacements = fit(model, removed, kind, [images])
+            maps = as_maps(replacements)
             collapse_onnx(tmp_path / "model.onnx", tmp_path / "level.onnx", removed, maps)
             with torch.no_grad():
-                expected = bypass(model, removed, stand_ins)(images).numpy()
+                expected = bypass(model, removed, replacements)(images).numpy()
             logits = runner(tmp_path / "level.onnx")(images.numpy())
             np.testing.assert_allclose(logits, expected, atol=1e-5, err_msg=f"{kind} {removed}")
 
 
-def test_maps_right_behind_a_convolution_become_part_of_it(tmp_path: Path) -> None:
+def test_maps_right_behind_a_convolution_are_fused_with_it(tmp_path: Path) -> None:
     torch.manual_seed(0)
     blocks = (Branch(nn.Conv2d(4, 4, 3, padding=1), nn.GELU()) for _ in range(2))
     head = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
@@ -130,31 +124,31 @@ def test_maps_right_behind_a_convolution_become_part_of_it(tmp_path: Path) -> No
     export_onnx(model, images, tmp_path / "model.onnx")
     removed = ["1.0", "1.1"]
     report = collapse_onnx(tmp_path / "model.onnx", tmp_path / "plain.onnx", removed)
-    for kind in LADDER:
-        stand_ins = fit(model, removed, kind, [images])
-        maps = {name: as_map(stand_in) for name, stand_in in stand_ins.items()}
+    for kind in FITS:
+        replacements = fit(model, removed, kind, [images])
+        maps = as_maps(replacements)
         folded = collapse_onnx(tmp_path / "model.onnx", tmp_path / "level.onnx", removed, maps)
         assert (folded.after.nodes, folded.after.macs) == (report.after.nodes, report.after.macs)
         with torch.no_grad():
-            expected = bypass(model, removed, stand_ins)(images).numpy()
+            expected = bypass(model, removed, replacements)(images).numpy()
         logits = runner(tmp_path / "level.onnx")(images.numpy())
         np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
-def test_a_map_stays_where_the_block_that_it_reads_goes_later(tmp_path: Path) -> None:
+def test_a_map_stays_where_the_block_that_it_reads_is_removed_later(tmp_path: Path) -> None:
     torch.manual_seed(0)
     convolutions = nn.Sequential(*(nn.Conv2d(c, 4, 3, padding=1) for c in (3, 4, 4, 4)))
     head = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(256, 3))
     model = nn.Sequential(convolutions, head).eval()  # its blocks end in what a map can be part of
     images = torch.randn(4, 3, 8, 8)
     export_onnx(model, images, tmp_path / "model.onnx")
-    stand_ins = fit(model, ["0.2"], "linear", [images])
-    maps = {name: as_map(stand_in) for name, stand_in in stand_ins.items()}
+    replacements = fit(model, ["0.2"], "linear", [images])
+    maps = as_maps(replacements)
     collapse_onnx(tmp_path / "model.onnx", tmp_path / "once.onnx", ["0.2"], maps)
     collapse_onnx(tmp_path / "once.onnx", tmp_path / "twice.onnx", ["0.1"])
     for name, removed in (("once", ["0.2"]), ("twice", ["0.1", "0.2"])):
         with torch.no_grad():
-            expected = bypass(model, removed, stand_ins)(images).numpy()
+            expected = bypass(model, removed, replacements)(images).numpy()
         logits = runner(tmp_path / f"{name}.onnx")(images.numpy())
         np.testing.assert_allclose(logits, expected, atol=1e-5, err_msg=name)
 
@@ -164,7 +158,7 @@ def test_neighbouring_maps_become_one(tmp_path: Path) -> None:
     images = torch.randn(4, 3, 32, 32)
     export_onnx(model, images, tmp_path / "model.onnx")
     removed = ["layer1.0", "layer1.1"]
-    maps = {n: as_map(s) for n, s in fit(model, removed, "linear", [images]).items()}
+    maps = as_maps(fit(model, removed, "linear", [images]))
     collapse_onnx(tmp_path / "model.onnx", tmp_path / "level.onnx", removed, maps)
     names = [node.name for node in onnx.load(tmp_path / "level.onnx").graph.node]
     assert [name for name in names if ".map" in name] == ["layer1.0.map.conv"]

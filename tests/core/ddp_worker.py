@@ -1,4 +1,4 @@
-"""One process of tests/test_distributed.py, started by torchrun; writes what it computed."""
+"""One process of tests/core/test_distributed.py, started by torchrun; writes what it computed."""
 
 import shutil
 import sys
@@ -15,12 +15,13 @@ from trainings import fresh, settings
 from models.blocks import Block
 from models.errors import ShoalError
 from models.units import Unit, block_units
-from pipeline.data import Dataset, load
-from pipeline.distributed import from_first, is_first, world_size
-from pipeline.estimators import ESTIMATORS
-from pipeline.parallel import require_enough_for_all
-from pipeline.regularizer import block_penalty
-from pipeline.train import EpochLog, train
+from pipeline.core.distributed import from_first, is_first, world_size
+from pipeline.data.dataset import Dataset, load
+from pipeline.distances.estimators import ESTIMATORS
+from pipeline.train.loop import train
+from pipeline.train.parallel import require_enough_for_all
+from pipeline.train.penalty import block_penalty
+from pipeline.train.records import EpochLog
 
 STEPS = 3
 CPU = torch.device("cpu")

@@ -11,12 +11,12 @@ import torch
 from ddp_worker import CUT_UP, POWER, SHARED, WITH_BATCH_NORM, run, trained
 from hypothesis import given
 from hypothesis import strategies as st
+from places import IMPORTS, ROOT
 from trainings import without_timings
 
-from pipeline.data import load
-from pipeline.distributed import Share
+from pipeline.core.distributed import Share
+from pipeline.data.dataset import load
 
-ROOT = Path(__file__).parent.parent
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -26,14 +26,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def shared(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> list[dict]:
     """What each of two processes computed, started as users start them."""
     folder = tmp_path_factory.mktemp("ddp")
-    worker = str(ROOT / "tests" / "ddp_worker.py")
+    worker = str(ROOT / "tests" / "core" / "ddp_worker.py")
     done = subprocess.run(
         [*LAUNCH, worker, str(folder), "gloo", str(prepared)],
         check=False,
         timeout=400,
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": IMPORTS, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]

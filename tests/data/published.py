@@ -1,16 +1,21 @@
 """Tiny folders in the layouts in which data sets were published, with real image files."""
 
-import io
+import hashlib
 import pickle
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from pipeline.core.params import Prepare
+from pipeline.data.prepare import SOURCES
+from pipeline.data.source import Source
+
 Writer = Callable[[Path], Path]
+Write = Callable[[str, Path], Path]  # the fixture `write`
 WNIDS = ("n02124075", "n01443537", "n04067472")  # not sorted, as in wnids.txt
 PACS_DOMAINS = ("art_painting", "cartoon", "photo", "sketch")
 
@@ -27,37 +32,13 @@ def write_image(path: Path, seed: int, height: int = 24, width: int = 20) -> Non
 # --- CIFAR-10 -------------------------------------------------------------------------------
 
 
-class _Python2Pickler(pickle._Pickler):  # type: ignore[name-defined]
-    """Write bytes and texts as Python 2 wrote its strings: so the batches were published."""
-
-    dispatch = pickle._Pickler.dispatch.copy()  # type: ignore[attr-defined]
-
-    def save_bytes(self, value: bytes) -> None:
-        self.write(b"T" + struct.pack("<i", len(value)) + value)
-        self.memoize(value)
-
-    def save_str(self, value: str) -> None:
-        self.write(b"T" + struct.pack("<i", len(value)) + value.encode())
-        self.memoize(value)
-
-    dispatch[bytes] = save_bytes
-    dispatch[str] = save_str
-
-
-def python2_pickle(value: object) -> bytes:
-    """Pickle as Python 2 with the NumPy of 2009 did: protocol 2, numpy.core, byte strings."""
-    file = io.BytesIO()
-    _Python2Pickler(file, protocol=2).dump(value)
-    return file.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
-
-
-def batch(start: int, classes: int = 2, count: int = 20) -> dict[bytes, object]:
+def batch(start: int, classes: int = 2, count: int = 20) -> dict[str, object]:
     rng = np.random.default_rng(start)
     return {
-        b"batch_label": b"a batch",
-        b"labels": [row % classes for row in range(count)],
-        b"data": rng.integers(0, 256, (count, 3072), dtype=np.uint8),
-        b"filenames": [b"%06d.png" % (start + row) for row in range(count)],
+        "batch_label": "a batch",
+        "labels": [row % classes for row in range(count)],
+        "data": rng.integers(0, 256, (count, 3072), dtype=np.uint8),
+        "filenames": [f"{start + row:06}.png" for row in range(count)],
     }
 
 
@@ -65,10 +46,10 @@ def cifar10(root: Path) -> Path:
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     for number in range(1, 6):
-        (folder / f"data_batch_{number}").write_bytes(python2_pickle(batch(number)))
-    (folder / "test_batch").write_bytes(python2_pickle(batch(6)))
-    meta = {b"label_names": [b"airplane", b"automobile"], b"num_vis": 3072}
-    (folder / "batches.meta").write_bytes(python2_pickle(meta))
+        (folder / f"data_batch_{number}").write_bytes(pickle.dumps(batch(number), protocol=2))
+    (folder / "test_batch").write_bytes(pickle.dumps(batch(6), protocol=2))
+    meta = {"label_names": ["airplane", "automobile"], "num_vis": 3072}
+    (folder / "batches.meta").write_bytes(pickle.dumps(meta, protocol=2))
     return folder
 
 
@@ -170,3 +151,38 @@ WRITERS: dict[str, Writer] = {
     "dtd": dtd,
     "aircraft": aircraft,
 }
+
+
+def read(name: str, root: Path, **options: object) -> Source:
+    """Return a source of images, by its name in params.yaml, over a folder."""
+    params = {"source": name, "path": str(root), "image_size": 16} | options
+    return SOURCES[name](Prepare.model_validate(params))
+
+
+def images_in(source: Source, *splits: str) -> list[tuple[bytes, int]]:
+    """Return the pixels of every image, at their own size, and its label."""
+    parts = [source.splits[split] for split in splits]
+    return [
+        (part.read(np.array([row]))[0].tobytes(), label)
+        for part in parts
+        for row, label in enumerate(part.labels.tolist())
+    ]
+
+
+def accept_sums(patch: pytest.MonkeyPatch, root: Path) -> None:
+    """Make torchvision take the md5 sums of these files, if it knows any, for the published."""
+    from torchvision.datasets import CIFAR10, Flowers102
+
+    def md5(name: str) -> str:
+        return hashlib.md5((root / name).read_bytes()).hexdigest()
+
+    if (root / "batches.meta").exists():
+        for batches in ("train_list", "test_list"):
+            names = [name for name, _ in getattr(CIFAR10, batches)]
+            patch.setattr(CIFAR10, batches, [[name, md5(name)] for name in names])
+        patch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": md5("batches.meta")})
+    if (root / "setid.mat").exists():
+        files = {"label": "imagelabels.mat", "setid": "setid.mat"}
+        sums = {key: (name, md5(name)) for key, name in files.items()}
+        patch.setattr(Flowers102, "_file_dict", sums)
+        patch.setattr(Flowers102, "classes", Flowers102.classes[:3])

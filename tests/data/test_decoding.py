@@ -1,5 +1,7 @@
 import contextlib
 import struct
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -7,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from models.errors import DataError
-from pipeline.decoding import decode
-from pipeline.sources import UnreadableImageError
+from models.errors import DataError, OutOfMemoryError
+from pipeline.data import decoding
+from pipeline.data.decoding import decode
+from pipeline.data.reading import Reading, Turns
+from pipeline.data.source import UnreadableImageError
 
 
 def saved(tmp_path, image, name, **options):
@@ -125,8 +129,97 @@ def test_an_image_too_large_to_be_honest_is_refused(tmp_path):
         decode(tmp_path / "x.bmp", tmp_path)
 
 
+def test_a_limit_of_pixels_names_the_file_and_the_option(tmp_path):
+    Image.new("L", (1500, 1000)).save(tmp_path / "x.png")
+    assert decode(tmp_path / "x.png", tmp_path, Reading(max_megapixels=1.5)).shape == (
+        1,
+        1000,
+        1500,
+    )
+    with pytest.raises(UnreadableImageError) as caught:
+        decode(tmp_path / "x.png", tmp_path, Reading(max_megapixels=1.4))
+    assert "x.png cannot be read as an image: ValueError: 1500×1000 pixels are " in str(
+        caught.value
+    )
+    assert "more than prepare.max_megapixels = 1.4 allows; replace" in str(caught.value)
+
+
+def test_a_shortage_of_memory_names_the_file(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "x.png")
+
+    def finish(pixels):
+        raise MemoryError  # as Pillow does
+
+    with pytest.raises(
+        OutOfMemoryError, match=r"\(an allocation failed\); x.png was being read: make it smaller"
+    ):
+        decode(tmp_path / "x.png", tmp_path, finish=finish)
+
+
+def test_what_is_held_at_once_stays_below_the_limit():
+    turns, held, most = Turns(10), [], []
+
+    def hold(amount):
+        with turns.holding(amount):
+            held.append(amount)
+            most.append(sum(held))
+            time.sleep(0.001)
+            held.remove(amount)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(hold, [3, 4, 50, 2, 9, 1, 10, 5] * 3))
+    assert not held
+    assert max(value for value in most if value != 50) <= 10
+    assert most.count(50) == 3  # one alone always may
+
+
+def test_files_are_held_until_they_are_finished(tmp_path):
+    Image.new("L", (40, 40)).save(tmp_path / "x.png")
+    reading, inside = Reading(turns=Turns(1600)), []
+
+    def finish(pixels):
+        inside.append(pixels.shape)
+        time.sleep(0.001)
+        assert len(inside) == 1
+        inside.pop()
+        return pixels
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(
+            lambda _: decode(tmp_path / "x.png", tmp_path, reading, finish), range(8)
+        ):
+            pass
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_the_upper_8_of_the_bits_that_are_used(tmp_path, bits):
+    deep = np.arange(0, 2**bits, 2 ** (bits - 8), dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(deep).save(tmp_path / "x.png")
+    pixels = decode(tmp_path / "x.png", tmp_path, Reading(bits=bits))
+    np.testing.assert_array_equal(pixels[0], np.arange(256).reshape(16, 16))
+    with pytest.raises(UnreadableImageError, match=r"values 0 to .* do not fit into 11 bits"):
+        Image.fromarray(np.array([[0, 2048]], dtype=np.uint16)).save(tmp_path / "x.png")
+        decode(tmp_path / "x.png", tmp_path, Reading(bits=11))
+
+
+@pytest.mark.parametrize("ground", [("black", 0), ("grey", 128), ("white", 255)])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_shows_through_transparent_parts(tmp_path, monkeypatch, mode, ground):
+    monkeypatch.setattr(decoding, "STRIP_PIXELS", 14)  # two rows
+    rng = np.random.default_rng(0)
+    rgba = Image.fromarray(rng.integers(0, 256, (5, 7, 4), dtype=np.uint8))
+    image = rgba.quantize(9) if mode == "P" else rgba.convert(mode)
+    image.save(tmp_path / "x.png")
+    pixels = decode(tmp_path / "x.png", tmp_path, Reading(transparent=ground[0]))
+    behind = Image.new("RGBA", (7, 5), (ground[1],) * 3 + (255,))
+    with Image.open(tmp_path / "x.png") as read:
+        wanted = Image.alpha_composite(behind, read.convert("RGBA"))
+    wanted = wanted.convert("L" if mode == "LA" else "RGB")
+    np.testing.assert_array_equal(pixels, np.moveaxis(np.atleast_3d(np.asarray(wanted)), -1, 0))
+
+
 def test_a_file_the_system_does_not_give_is_never_skipped(tmp_path):
-    (tmp_path / "x.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "x.png").symlink_to(tmp_path / "missing.png")
     with pytest.raises(DataError, match=r"cannot read .*x.png: No such file") as caught:
         decode(tmp_path / "x.png", tmp_path)
     assert not isinstance(caught.value, UnreadableImageError)

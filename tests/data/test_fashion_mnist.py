@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from models.errors import DataError
-from pipeline import fashion_mnist as module
-from pipeline.fashion_mnist import CLASSES, SHA256, fetch, read_files
-from pipeline.params import Prepare
+from pipeline.core.params import Prepare
+from pipeline.data.published import fashion_mnist as module
+from pipeline.data.published.fashion_mnist import CLASSES, SHA256, fetch, read_files
 
 LABELS = "t10k-labels-idx1-ubyte"
 
@@ -102,7 +102,7 @@ def test_when_no_way_works_each_is_listed(tmp_path, monkeypatch):
     with pytest.raises(DataError) as caught:
         fetch(tmp_path / "downloads")
     lines = str(caught.value).splitlines()
-    assert lines[0] == "Fashion-MNIST could not be had in any way:"
+    assert lines[0] == "Fashion-MNIST could not be fetched in any way:"
     assert "an earlier download: " in lines[1]
     assert lines[2] == "  - apt-get download: apt-get is not on this machine"
     assert "with package lists of its own: apt-get is not on this machine" in lines[3]
@@ -132,7 +132,7 @@ def mirror(fashion_mnist):
 
 @pytest.fixture
 def repacked(fashion_mnist, tmp_path, monkeypatch):
-    """Tell torchvision the md5 of our archives: they may have been packed anew (Debian's are)."""
+    """Make torchvision accept the md5 of our archives, which may be packed anew (Debian's are)."""
     names = [f"{name}.gz" for name in SHA256]
     md5 = [(name, hashlib.md5((fashion_mnist / name).read_bytes()).hexdigest()) for name in names]
     (tmp_path / "site").mkdir()
@@ -167,9 +167,9 @@ def test_debian_package_with_and_without_package_lists(
     if lists == "present":
         subprocess.run(["apt-get", "-qq", "update"], check=True, env=os.environ)
     assert fetch(tmp_path / "downloads")[LABELS].shape == (10000,)
-    said = "Fashion-MNIST: fetching it by apt-get download"
-    own_lists = f"{said} with package lists of its own"
-    expected = [said] if lists == "present" else [said, own_lists]
+    message = "Fashion-MNIST: fetching it by apt-get download"
+    own_lists = f"{message} with package lists of its own"
+    expected = [message] if lists == "present" else [message, own_lists]
     assert capsys.readouterr().out.splitlines() == expected
 
 

@@ -1,5 +1,8 @@
 import json
 import shutil
+import struct
+import tracemalloc
+from zlib import compress, crc32
 
 import numpy as np
 import pytest
@@ -9,9 +12,11 @@ from PIL import Image
 
 from models.errors import DataError
 from models.hashing import file_sha256
-from pipeline.fashion_mnist import read_files
-from pipeline.params import Prepare
-from pipeline.prepare import FITS, prepare
+from pipeline.core.params import Prepare
+from pipeline.data.geometry import FITS
+from pipeline.data.prepare import SOURCES, _channel_statistics, prepare
+from pipeline.data.published.fashion_mnist import read_files
+from pipeline.data.reading import Reading
 
 SPLITS = ("train", "validation", "test")
 FULL = {split: {"cat": 4, "dog": 6} for split in ("train", "val", "test")}
@@ -63,11 +68,15 @@ def test_manifest_says_what_is_there(run, write_images, tmp_path):
         "source": "image_folder",
         "classes": ["cat", "dog"],
         "image_size": 16,
+        "fit": "pad",
+        "transparent": "black",
+        "bits": 16,
         "channels": 1,
         "mean": manifest["mean"],
         "std": manifest["std"],
         "counts": dict.fromkeys(SPLITS, counts),
         "skipped": [],
+        "warnings": [],
         "sha256": {f"{n}.npy": file_sha256(tmp_path / "out" / f"{n}.npy") for n in sorted(arrays)},
     }
     assert {name: (a.dtype.name, a.shape) for name, a in arrays.items()} == {
@@ -206,6 +215,183 @@ def test_images_of_one_flat_colour_are_refused(run, write_images):
         run(root)
 
 
+def drawn_in_alpha(root, names):
+    """Make images black, what is drawn on them in their transparency alone."""
+    rng = np.random.default_rng(4)
+    for name in names:
+        rgba = np.zeros((16, 16, 4), dtype=np.uint8)
+        rgba[..., 3] = rng.integers(0, 256, (16, 16))
+        Image.fromarray(rgba).save(root / name)
+    return root
+
+
+def test_drawings_in_transparency_alone(run, write_images):
+    root = write_images(FULL)
+    names = [path.relative_to(root) for path in root.glob("train/*/*")]
+    with pytest.raises(DataError) as caught:
+        run(drawn_in_alpha(root, names))
+    assert str(caught.value).endswith(
+        "there is nothing to learn from: 10 have transparent parts: choose another ground for "
+        "them than prepare.transparent = 'black'"
+    )
+    manifest, arrays = run(root, transparent="white")
+    assert manifest["transparent"] == "white"
+    assert manifest["warnings"] == []
+    assert len(np.unique(arrays["train_images"])) > 200
+
+
+def test_images_that_became_one_colour_are_counted(run, write_images, capsys):
+    root = drawn_in_alpha(write_images(FULL), ["train/cat/001.png", "test/dog/004.png"])
+    Image.new("RGBA", (9, 12), "white").save(root / "val" / "cat" / "000.png")  # opaque
+    [warning] = run(root)[0]["warnings"]
+    assert warning == (
+        "3 images are of one colour (test/dog/004.png, train/cat/001.png, val/cat/000.png); 2 of "
+        "them have transparent parts, through which shows prepare.transparent = 'black'"
+    )
+    assert f"warning: {warning}" in capsys.readouterr().err
+
+
+# --- bits -----------------------------------------------------------------------------------
+
+
+def deep(root, bits, shape=(12, 9)):
+    """Make images of 16 bits, which use some of them."""
+    rng = np.random.default_rng(5)
+    for path in sorted(root.glob("*/*/*.png")):
+        Image.fromarray(rng.integers(0, 2**bits, shape, dtype=np.uint16)).save(path)
+    Image.fromarray(np.full((12, 9), 2**bits - 1, dtype=np.uint16)).save(path)
+    return root
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_unused_bits_are_an_error_that_names_the_range(run, write_images, bits):
+    root = deep(write_images(FULL), bits)
+    with pytest.raises(DataError) as caught:
+        run(root)
+    assert str(caught.value) == (
+        f"30 files of 16 bits hold values of 0 to {2**bits - 1}, which are {bits} bits; "
+        f"set prepare.bits: {bits} (or 16, where the images are that dark)"
+    )
+    manifest, arrays = run(root, bits=bits)
+    assert manifest["bits"] == bits
+    assert len(np.unique(arrays["train_images"])) > 200
+    assert arrays["train_images"].max() == 255
+    if bits > 8:
+        dark = run(root, bits=16)[1]["train_images"]
+        assert dark.max() == 2**bits - 1 >> 8
+
+
+def test_what_uses_16_bits_needs_no_option(run, write_images):
+    assert run(deep(write_images(FULL), 15))[0]["bits"] == 16
+
+
+def test_colour_of_16_bits_that_uses_12(run, write_images):
+    """Pillow reads its upper 8 bits, whatever is asked for."""
+    root = write_images(FULL)
+    rng = np.random.default_rng(6)
+    for path in root.glob("*/*/*.png"):
+        rgb = rng.integers(0, 2**12, (12, 9, 3)).astype(">u2")
+        rows = b"".join(b"\0" + row.tobytes() for row in rgb)
+        path.write_bytes(png(9, 12, 16, 2, rows))
+    message = (
+        r"30 files of 16 bits hold values of 0 to 4095, which are 12 bits; as colour of 16 bits"
+    )
+    with pytest.raises(DataError, match=message):
+        run(root)
+    with pytest.raises(DataError, match="colour of 16 bits is read as its upper 8; store it"):
+        run(root, bits=12)
+    assert run(root, bits=16)[1]["train_images"].max() == 15
+
+
+def png(width, height, depth, colour, rows):
+    """The bytes of a PNG; Pillow cannot write colour of 16 bits."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    parts = [chunk(b"IHDR", head), chunk(b"IDAT", compress(rows)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+# --- copies ---------------------------------------------------------------------------------
+
+
+def test_splits_that_are_copies_of_each_other(run, write_images, capsys):
+    root = write_images({"train": FULL["train"]})
+    for split in ("val", "test"):
+        shutil.copytree(root / "train", root / split)
+    some = (
+        "({0}/cat/000.png = train/cat/000.png, {0}/cat/001.png = train/cat/001.png, "
+        "{0}/cat/002.png = train/cat/002.png, …)"
+    )
+    leaks = [
+        "10 of 10 validation images are in train too " + some.format("val"),
+        "10 of 10 test images are in train too " + some.format("test"),
+    ]
+    manifest, _ = run(root)
+    assert manifest["warnings"] == leaks
+    assert capsys.readouterr().err.splitlines() == [f"warning: {leak}" for leak in leaks]
+    with pytest.raises(DataError) as caught:
+        run(root, on_leak="fail")
+    assert str(caught.value) == (
+        "; ".join(leaks) + "; remove the copies, or set prepare.on_leak: warn"
+    )
+
+
+@pytest.mark.parametrize("target", ["train/dog/copy.png", "test/dog/copy.tif"])
+def test_an_image_in_two_classes(run, write_images, target):
+    """Also as another file of the same pixels; a copy in its own class and split is no leak."""
+    root = write_images(FULL)
+    with Image.open(root / "train/cat/003.png") as image:
+        image.save(root / target)
+        image.save(root / "train" / "cat" / "again.png")
+    found = run(root)[0]["warnings"]
+    assert found[-1] == f"1 images are in two classes ({target} = train/cat/003.png)"
+    assert len(found) == 1 + target.startswith("test")
+
+
+def test_a_source_in_memory_names_copies_by_number(run, fashion_mnist):
+    source = SOURCES["fashion_mnist"](
+        Prepare(source="fashion_mnist", path=str(fashion_mnist), image_size=8)
+    )
+    rows = [source.splits[split].name(3).split() for split in SPLITS]
+    assert [words[:2] for words in rows] == [
+        ["train", "image"],
+        ["train", "image"],
+        ["test", "image"],
+    ]
+    assert rows[2][2] == "3"
+
+
+# --- memory ---------------------------------------------------------------------------------
+
+
+def test_small_chunks_give_the_same_bytes(run, fashion_mnist, monkeypatch):
+    options = {"source": "fashion_mnist", "limit": 300}
+    whole = run(fashion_mnist, **options)[0]
+    for size in (1000, 1):
+        monkeypatch.setattr("pipeline.data.prepare.CHUNK_BYTES", size)
+        monkeypatch.setattr("pipeline.data.prepare.BUFFER_BYTES", 3 * size)
+        assert run(fashion_mnist, **options)[0] == whole
+
+
+def test_statistics_take_little_memory(run, write_images, monkeypatch, tmp_path):
+    """A value is counted as 8 bytes: all of these at once are 80 MB."""
+    monkeypatch.setattr("pipeline.data.prepare.CHUNK_BYTES", 2**18)
+    root = write_images(FULL)
+    tracemalloc.start()
+    manifest, arrays = run(root, image_size=1024)
+    shape = arrays["train_images"].shape
+    del arrays
+    tracemalloc.reset_peak()
+    found = _channel_statistics(tmp_path / "out" / "train_images.npy", Reading())
+    assert shape == (10, 1, 1024, 1024)
+    assert found == (manifest["mean"], manifest["std"])
+    assert tracemalloc.get_traced_memory()[1] - tracemalloc.get_traced_memory()[0] < 20e6
+    tracemalloc.stop()
+
+
 # --- geometry -------------------------------------------------------------------------------
 
 sides = st.integers(1, 60)
@@ -252,14 +438,6 @@ def test_crop_scales_the_central_square(height, width, size, channels):
         np.testing.assert_allclose(shown[inner], places[inner], atol=0.6)
 
 
-def test_sizes_and_proportions_may_differ(run, write_images):
-    root = write_images(FULL)
-    for name, size in (("wide", (400, 3)), ("tall", (2, 300)), ("dot", (1, 1))):
-        Image.new("L", size, 255).save(root / "train" / "cat" / f"{name}.png")
-    for fit in FITS:
-        assert run(root, fit=fit)[1]["train_images"].shape == (13, 1, 16, 16)
-
-
 # --- the stage ------------------------------------------------------------------------------
 
 
@@ -274,26 +452,12 @@ def test_the_stage_writes_artifacts_and_metrics(run_prepare_stage, write_images,
     assert manifest == (tmp_path / "metrics" / "prepare.json").read_bytes()
 
 
-def spoil_an_image(root):
-    (root / "train" / "cat" / "002.png").write_bytes(b"spoilt")
-    return "error: train/cat/002.png cannot be read as an image: "
-
-
-def empty_a_class(root):
-    for path in (root / "train" / "dog").iterdir():
-        path.unlink()
-    return (
-        f"error: class 'dog' is empty: no image in {root / 'train' / 'dog'} (files there: none); "
-    )
-
-
-@pytest.mark.parametrize("spoil", [spoil_an_image, empty_a_class])
-def test_the_stage_fails_with_one_line(run_prepare_stage, write_images, tmp_path, spoil):
+def test_the_stage_fails_with_one_line(run_prepare_stage, write_images, tmp_path):
     root = write_images(FULL)
-    message = spoil(root)
+    (root / "train" / "cat" / "002.png").write_bytes(b"spoilt")
     done = run_prepare_stage(source="image_folder", path=str(root))
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith(message)
+    assert line.startswith("error: train/cat/002.png cannot be read as an image: ")
     assert not (tmp_path / "metrics").exists()
     assert list((tmp_path / "artifacts").iterdir()) == []

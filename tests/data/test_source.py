@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import DataError
-from pipeline.sources import stratified_split
+from pipeline.data.source import stratified_split
 
 CLASSES = ["ant", "bee", "cat", "dog"]
 

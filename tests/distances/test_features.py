@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from models.units import Unit, block_units
 from models.zoo import create
-from pipeline.activations import block_features, measure_blocks
-from pipeline.distances import max_sliced_wasserstein
-from pipeline.projections import directions
+from pipeline.distances.features import block_features, measure_blocks
+from pipeline.distances.projections import directions
+from pipeline.distances.sliced import max_sliced_wasserstein
 
 
 def whole(name: str) -> Unit:

@@ -1,20 +1,20 @@
-import json
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import stage_process
 import yaml
+from places import ROOT
 from tiny_onnx import write_network
 from typed_onnx import write_typed
 
 from models.errors import ArtifactError, BackendError, BackendUnavailable, PrecisionError
 from models.hashing import file_sha256
-from pipeline.build import build
-from pipeline.params import Batch, Build
+from pipeline.core.params import Batch, Build
+from pipeline.core.records import read_record, write_record
+from pipeline.engines.backends.build import build
+from pipeline.engines.records import BuildMetrics, PrecisionMetrics, TypedGraph
 
-ROOT = Path(__file__).parent.parent
 HAS_RTX = find_spec("tensorrt_rtx") is not None
 needs_rtx = pytest.mark.skipif(not HAS_RTX, reason="tensorrt_rtx is not installed")
 
@@ -35,12 +35,17 @@ def folders(tmp_path):
     return source, target
 
 
-def level(number, removed, **graphs):
-    graphs = {"fp32": {"file": f"level_{number}.onnx"}, **graphs}
-    return {"level": number, "removed": removed, "graphs": graphs, "failed": {}}
+def graph(level, precision="fp32", backend=None, file=None):
+    return TypedGraph(
+        level, precision, backend, file or f"level_{level}.onnx", 0, {}, {}, [], None, 0.1
+    )
 
 
-LEVELS = [level(0, []), level(1, ["layer1.0"])]
+def typed(*graphs):
+    return PrecisionMetrics("dense", {}, list(graphs), [])
+
+
+LEVELS = typed(graph(0), graph(1))
 
 
 def options(*backends):
@@ -60,29 +65,28 @@ def project(folder, backends):
     (folder / "artifacts/precision/dense").mkdir(parents=True)
     for level, depth in enumerate((6, 1)):
         write_network(folder / f"artifacts/precision/dense/level_{level}.onnx", depth)
-    (folder / "metrics/precision").mkdir(parents=True)
-    (folder / "metrics/precision/dense.json").write_text(json.dumps({"levels": LEVELS}))
+    write_record(folder / "metrics/precision/dense.json", LEVELS)
 
 
 @needs_rtx
 def test_every_level_gets_an_engine_of_every_backend_that_is_here(folders, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     built = build(LEVELS, *folders, options("onnxruntime", "openvino", "tensorrt_rtx"))
-    assert list(built["not_available"]) == ["openvino"]
-    assert "pip install '.[openvino]'" in built["not_available"]["openvino"]
-    assert [level["removed"] for level in built["levels"]] == [[], ["layer1.0"]]
-    for level in built["levels"]:
-        assert set(level["engines"]["fp32"]) == {"onnxruntime", "tensorrt_rtx"}
-        for name, engine in level["engines"]["fp32"].items():
-            assert engine["file"].startswith(f"fp32/{name}/level_{level['level']}.")
-            assert engine["bytes"] == (folders[1] / engine["file"]).stat().st_size > 0
-            assert engine["seconds"] > 0
-            assert engine["version"]
-            assert engine["evidence"]["weight_bytes"].keys() == {"float32"}
-        assert "8.6" in level["engines"]["fp32"]["tensorrt_rtx"]["compute_capabilities"]
-        assert "compute_capabilities" not in level["engines"]["fp32"]["onnxruntime"]
-    deep, shallow = (level["engines"]["fp32"] for level in built["levels"])
-    assert all(shallow[name]["bytes"] < deep[name]["bytes"] for name in deep)
+    assert list(built.not_available) == ["openvino"]
+    assert "pip install '.[openvino]'" in built.not_available["openvino"]
+    here = ("onnxruntime", "tensorrt_rtx")
+    by_key = {(engine.level, engine.backend): engine for engine in built.engines}
+    assert list(by_key) == [(level, name) for level in (0, 1) for name in here]
+    for (level, name), engine in by_key.items():
+        assert engine.file.startswith(f"fp32/{name}/level_{level}.")
+        assert engine.bytes == (folders[1] / engine.file).stat().st_size > 0
+        assert engine.seconds > 0
+        assert engine.version
+        assert engine.weight_bytes.keys() == {"float32"}
+        assert (engine.compute_capabilities is None) == (name == "onnxruntime")
+    for name in here:
+        assert by_key[1, name].bytes < by_key[0, name].bytes
+    assert "8.6" in by_key[0, "tensorrt_rtx"].compute_capabilities
 
 
 @needs_rtx
@@ -90,36 +94,38 @@ def test_every_precision_is_built_from_the_graph_meant_for_the_backend(folders):
     write_typed(folders[0] / "level_0-fp16.onnx", "fp16")
     write_typed(folders[0] / "level_0-int8.onnx", "int8")
     write_typed(folders[0] / "level_0-int8-cpu.onnx", "int8 for CPUs")
-    int8 = {"file": "level_0-int8.onnx", "files": {"onnxruntime": "level_0-int8-cpu.onnx"}}
-    levels = [level(0, [], fp16={"file": "level_0-fp16.onnx"}, int8=int8)]
-    [built] = build(levels, *folders, options("onnxruntime", "tensorrt_rtx"))["levels"]
-    assert set(built["engines"]["int8"]) == {"onnxruntime", "tensorrt_rtx"}
-    assert set(built["engines"]["fp16"]) >= {"tensorrt_rtx"}
-    weights = {
-        precision: engines["tensorrt_rtx"]["evidence"]["weight_bytes"]
-        for precision, engines in built["engines"].items()
-    }
-    assert [list(kinds) for kinds in weights.values()] == [["float32"], ["float16"], ["int8"]]
+    graphs = typed(
+        graph(0),
+        graph(0, "fp16", file="level_0-fp16.onnx"),
+        graph(0, "int8", file="level_0-int8.onnx"),
+        graph(0, "int8", "onnxruntime", file="level_0-int8-cpu.onnx"),
+    )
+    built = build(graphs, *folders, options("onnxruntime", "tensorrt_rtx")).engines
+    [version] = [e.version for e in built if (e.precision, e.backend) == ("int8", "onnxruntime")]
+    weights = {e.precision: [*e.weight_bytes] for e in built if e.backend == "tensorrt_rtx"}
+    assert weights == {"fp32": ["float32"], "fp16": ["float16"], "int8": ["int8"]}
     log = (folders[1] / "int8/onnxruntime/level_0.log").read_text()
     cpu_graph = file_sha256(folders[0] / "level_0-int8-cpu.onnx")
-    assert f"onnxruntime {built['engines']['int8']['onnxruntime']['version']}, int8" in log
+    assert f"onnxruntime {version}, int8" in log
     assert cpu_graph in log
 
 
 def test_an_engine_that_cannot_be_built_is_listed_with_the_reason_and_the_others_are(folders):
     write_typed(folders[0] / "level_0-bf16.onnx", "bf16")
-    levels = [level(0, [], bf16={"file": "level_0-bf16.onnx"}), level(1, [])]
-    first, second = build(levels, *folders, options("onnxruntime"))["levels"]
-    assert "bfloat16" in first["failed"]["bf16"]["onnxruntime"]
-    assert "\n" not in first["failed"]["bf16"]["onnxruntime"]
+    graphs = typed(graph(0), graph(0, "bf16", file="level_0-bf16.onnx"), graph(1))
+    built = build(graphs, *folders, options("onnxruntime"))
+    [missing] = built.missing
+    assert (missing.level, missing.precision, missing.backend) == (0, "bf16", "onnxruntime")
+    assert "bfloat16" in missing.reason
+    assert "\n" not in missing.reason
     assert [path.name for path in (folders[1] / "bf16/onnxruntime").iterdir()] == ["level_0.log"]
-    assert set(first["engines"]) == set(second["engines"]) == {"fp32"}
+    assert [(e.level, e.precision) for e in built.engines] == [(0, "fp32"), (1, "fp32")]
 
 
 def test_a_graph_that_is_not_of_its_label_stops_the_build(folders):
-    levels = [level(0, [], fp16={"file": "level_0.onnx"})]
+    graphs = typed(graph(0), graph(0, "fp16"))
     with pytest.raises(PrecisionError, match=r"level_0\.onnx is no fp16 graph.*float32 \(100 %\)"):
-        build(levels, *folders, options("onnxruntime"))
+        build(graphs, *folders, options("onnxruntime"))
     assert not list((folders[1] / "fp16/onnxruntime").iterdir())
 
 
@@ -140,8 +146,9 @@ def test_no_backend_at_all_is_an_error(folders, monkeypatch):
 
 def test_one_broken_level_is_listed_and_all_of_them_are_an_error(folders):
     (folders[0] / "level_1.onnx").write_bytes(b"not a network")
-    _, broken = build(LEVELS, *folders, options("onnxruntime"))["levels"]
-    assert "level_1.onnx" in broken["failed"]["fp32"]["onnxruntime"]
+    [broken] = build(LEVELS, *folders, options("onnxruntime")).missing
+    assert broken.level == 1
+    assert "level_1.onnx" in broken.reason
     (folders[0] / "level_0.onnx").write_bytes(b"not a network")
     with pytest.raises(BackendError, match=r"onnxruntime can build no level.*level_0\.onnx"):
         build(LEVELS, *folders, options("onnxruntime"))
@@ -160,12 +167,12 @@ def test_stage_replaces_the_engines_of_an_earlier_run(tmp_path):
     stale.write_bytes(b"of a plan with more levels")
     done = run_stage(tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "dense: level 1  fp32: onnxruntime" in done.stdout
+    assert "dense: level 1  fp32 onnxruntime: " in done.stdout
     files = sorted(path.name for path in stale.parent.iterdir())
     assert files == ["level_0.log", "level_0.onnx", "level_1.log", "level_1.onnx"]
-    metrics = json.loads((tmp_path / "metrics/build/dense.json").read_text())
-    assert metrics["variant"] == "dense"
-    assert len(metrics["levels"]) == 2
+    metrics = read_record(tmp_path / "metrics/build/dense.json", BuildMetrics)
+    assert metrics.variant == "dense"
+    assert [engine.level for engine in metrics.engines] == [0, 1]
 
 
 def test_stage_fails_in_one_line_and_leaves_nothing_behind(tmp_path):

@@ -1,21 +1,28 @@
 """The same build never runs twice, another never hits, and damage is noticed."""
 
 import shutil
+import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from places import ROOT
 
 from models.errors import ArtifactError, BackendError
-from pipeline.engines import BACKENDS
-from pipeline.engines.cache import OUTSIDE, BuiltEngine, Key, cached, key_of
-from pipeline.engines.interface import Job
-from pipeline.params import Batch, Build
+from pipeline.core import artifacts
+from pipeline.core.artifacts import locked, sole_writer
+from pipeline.core.params import Batch, Build
+from pipeline.engines.backends.cache import OUTSIDE, CachedEngine, Key, cached, key_of
+from pipeline.engines.backends.interface import Job
+from pipeline.engines.backends.registry import BACKENDS
 
 OPTIONS = Build(
     backends=["onnxruntime"], compute_capabilities=["8.6"], batch=Batch(min=1, opt=2, max=4)
@@ -36,16 +43,6 @@ texts = st.text(max_size=3)
 values = st.one_of(st.none(), st.booleans(), st.integers(0, 3), texts, st.lists(texts, max_size=2))
 mappings = st.dictionaries(texts, values, max_size=2)
 keys = st.builds(Key, texts, texts, texts, texts, mappings, mappings, texts)
-
-
-@given(keys, keys)
-def test_different_settings_have_different_keys_and_equal_ones_the_same(a: Key, b: Key) -> None:
-    # True == 1 in Python: the text of a value tells them apart.
-    assert (a.digest() == b.digest()) == (repr(ordered(a)) == repr(ordered(b)))
-
-
-def ordered(key: Key) -> list:
-    return [sorted(v.items()) if isinstance(v, dict) else v for v in asdict(key).values()]
 
 
 @given(keys, st.sampled_from([field.name for field in fields(Key)]))
@@ -103,16 +100,16 @@ class Builder:
     def __init__(self, folder: Path) -> None:
         self.folder, self.cache, self.built = folder, folder / "cache", 0
 
-    def __call__(self, key: Key = KEY, name: str = "engine", size: int = 1000) -> BuiltEngine:
+    def __call__(self, key: Key = KEY, name: str = "engine", size: int = 1000) -> CachedEngine:
         job = Job(Path("graph"), self.folder / name, "fp32", OPTIONS)
         return cached(key, job, self.build(job, size), self.cache)
 
-    def build(self, job: Job, size: int) -> Callable[[], BuiltEngine]:
-        def run() -> BuiltEngine:
+    def build(self, job: Job, size: int) -> Callable[[], CachedEngine]:
+        def run() -> CachedEngine:
             time.sleep(0.05)
             self.built += 1
             job.target.write_bytes(bytes([self.built]) * size)
-            return BuiltEngine({"seconds": self.built}, f"log {self.built}")
+            return CachedEngine({"seconds": self.built}, f"log {self.built}")
 
         return run
 
@@ -137,7 +134,7 @@ def test_another_engine_is_built(builder: Builder) -> None:
 
 
 def test_what_fails_is_not_kept(builder: Builder, tmp_path: Path) -> None:
-    def fail() -> BuiltEngine:
+    def fail() -> CachedEngine:
         raise BackendError("no")
 
     job = Job(Path("graph"), tmp_path / "engine", "fp32", OPTIONS)
@@ -146,7 +143,7 @@ def test_what_fails_is_not_kept(builder: Builder, tmp_path: Path) -> None:
     assert builder().facts == {"seconds": 1}
 
 
-@pytest.mark.parametrize("file", ["engine", "log", "record.json"])
+@pytest.mark.parametrize("file", ["engine", "record.json"])
 @pytest.mark.parametrize("damage", [bytes.upper, lambda _: b"", None])
 def test_a_damaged_entry_is_built_again_with_a_warning(
     file: str, damage: Callable | None, builder: Builder, capsys: pytest.CaptureFixture
@@ -162,6 +159,57 @@ def test_a_damaged_entry_is_built_again_with_a_warning(
     damaged = (file, damage) != ("record.json", None)  # without a record there is no entry
     assert ("is damaged; the engine is built again" in capsys.readouterr().err) == damaged
     assert builder() == again, "the new entry is whole"
+
+
+def test_an_entry_under_another_key_is_built_again(builder: Builder) -> None:
+    other = replace(KEY, precision="int8")
+    builder()
+    shutil.move(builder.cache / KEY.digest(), builder.cache / other.digest())
+    assert builder(other).facts == {"seconds": 2}
+
+
+def test_what_an_engine_shows_counts_and_not_its_record(builder: Builder) -> None:
+    builder()
+    job = Job(Path("graph"), builder.folder / "engine", "fp32", OPTIONS)
+    build = builder.build(job, 1000)
+
+    def refused(_: CachedEngine) -> CachedEngine:
+        raise BackendError("its weights are float32")
+
+    def shown(found: CachedEngine) -> CachedEngine:
+        return replace(found, facts={"weights": "int8"})
+
+    assert cached(KEY, job, build, builder.cache, shown).facts == {"weights": "int8"}
+    assert cached(KEY, job, build, builder.cache, refused).facts == {"seconds": 2}
+
+
+def test_a_wait_for_a_lock_says_after_a_second_for_whom(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts, "SILENT_S", 0.1)
+    (tmp_path / "hold.py").write_text(
+        "import sys; from pathlib import Path; from pipeline.core.artifacts import locked\n"
+        "with locked(Path('ab')): print('held', flush=True); sys.stdin.read()",
+        encoding="utf-8",
+    )
+    command = [sys.executable, "hold.py"]
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
+        assert process.stdout.readline() == "held\n"
+        process.send_signal(signal.SIGSTOP)
+        waiting = threading.Thread(target=lambda: locked(tmp_path / "ab").__enter__())
+        waiting.start()
+        waiting.join(timeout=1.0)
+        told = capsys.readouterr().err
+        with pytest.raises(ArtifactError, match=f"process {process.pid} .*is still writing"):
+            (tmp_path / "ab.lock").rename(tmp_path / ".lock")
+            sole_writer(tmp_path).__enter__()
+        process.send_signal(signal.SIGCONT)
+        process.stdin.close()
+        waiting.join()
+    assert f"waiting for process {process.pid} (python" in told
+    assert f" hold.py, stopped), which holds {tmp_path}/ab.lock" in told
 
 
 def test_all_who_want_an_engine_at_once_wait_for_one_build(builder: Builder) -> None:

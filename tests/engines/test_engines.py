@@ -1,35 +1,22 @@
 import sys
-from importlib.util import find_spec
 from typing import get_args
 
 import numpy as np
 import onnx
 import pytest
+from engine_jobs import BATCH, OPTIONS, job, needs
 from onnx.reference import ReferenceEvaluator
 from tiny_onnx import SIZE, some_images, write_network
 from typed_onnx import write_typed
 
 from models.errors import ArtifactError, BackendError, BackendUnavailable
-from pipeline.engines import BACKENDS
-from pipeline.engines.interface import Job
-from pipeline.engines.machine import cuda_devices
-from pipeline.engines.onnxruntime import runner
-from pipeline.params import Batch, Build
-
-BATCH = Batch(min=1, opt=4, max=9)
-OPTIONS = Build(backends=["onnxruntime"], compute_capabilities=["8.6", "12.0"], batch=BATCH)
-
-
-def needs(package):
-    return pytest.mark.skipif(find_spec(package) is None, reason=f"{package} is not installed")
-
+from pipeline.core.hardware import cuda_devices
+from pipeline.core.params import Build
+from pipeline.engines.backends.registry import BACKENDS
+from pipeline.export.session import runner
 
 ON_CPU = ["onnxruntime", pytest.param("openvino", marks=needs("openvino"))]
 AHEAD_OF_TIME = [*ON_CPU, pytest.param("tensorrt_rtx", marks=needs("tensorrt_rtx"))]
-
-
-def built_for(compute_capabilities):
-    return Build(backends=[], compute_capabilities=compute_capabilities, batch=BATCH)
 
 
 def build(name, tmp_path, depth=2):
@@ -37,7 +24,7 @@ def build(name, tmp_path, depth=2):
     backend = BACKENDS[name]
     source, target = tmp_path / f"{depth}.onnx", tmp_path / f"{depth}-engine.{backend.suffix}"
     reference = write_network(source, depth)
-    backend.build(Job(source, target, "fp32", OPTIONS))
+    backend.build(job(source, target))
     return target, reference
 
 
@@ -112,7 +99,7 @@ def test_runner_takes_images_in_any_memory_order(tmp_path):
 
 
 @pytest.mark.parametrize("name", ON_CPU)
-def test_images_of_the_wrong_shape_are_refused(name, tmp_path):
+def test_images_of_the_wrong_shape_are_rejected(name, tmp_path):
     path, _ = build(name, tmp_path)
     with pytest.raises(BackendError, match=r"2, 3, 12, 12"):
         BACKENDS[name].load(path, 1)(np.zeros((2, 3, 12, 12), np.float32)).run()
@@ -124,14 +111,14 @@ def test_truncated_onnx_is_named(name, tmp_path):
     broken = tmp_path / "broken.onnx"
     broken.write_bytes((tmp_path / "whole.onnx").read_bytes()[:50_000])
     with pytest.raises(BackendError, match=r"broken\.onnx"):
-        BACKENDS[name].build(Job(broken, tmp_path / "engine", "fp32", OPTIONS))
+        BACKENDS[name].build(job(broken, tmp_path / "engine"))
     assert not (tmp_path / "engine").exists()
 
 
 @pytest.mark.parametrize("name", AHEAD_OF_TIME)
 def test_missing_onnx_is_named(name, tmp_path):
     with pytest.raises(ArtifactError, match=r"absent\.onnx is missing"):
-        BACKENDS[name].build(Job(tmp_path / "absent.onnx", tmp_path / "engine", "fp32", OPTIONS))
+        BACKENDS[name].build(job(tmp_path / "absent.onnx", tmp_path / "engine"))
 
 
 @pytest.mark.parametrize("name", ON_CPU)
@@ -156,17 +143,9 @@ def test_missing_package_says_what_to_install(name, monkeypatch):
 def test_rtx_names_the_compute_capabilities_it_knows(tmp_path):
     write_network(tmp_path / "network.onnx")
     with pytest.raises(BackendError, match=r"'9\.9'.*8\.0, 8\.6, 8\.9, 12\.0"):
+        unknown = {"compute_capabilities": ["8.6", "9.9"]}
         BACKENDS["tensorrt_rtx"].build(
-            Job(tmp_path / "network.onnx", tmp_path / "engine", "fp32", built_for(["8.6", "9.9"]))
-        )
-
-
-@needs("tensorrt_rtx")
-def test_rtx_build_failure_carries_the_builders_message(tmp_path):
-    write_network(tmp_path / "network.onnx")
-    with pytest.raises(BackendError, match=r"network\.onnx.*Turing"):  # no FP32 GEMM on 7.5
-        BACKENDS["tensorrt_rtx"].build(
-            Job(tmp_path / "network.onnx", tmp_path / "engine", "fp32", built_for(["7.5"]))
+            job(tmp_path / "network.onnx", tmp_path / "engine", **unknown)
         )
 
 

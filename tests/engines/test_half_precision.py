@@ -1,46 +1,23 @@
 """Graphs in float16 and bfloat16: their types, their weights, and what must survive."""
 
 import itertools
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from tiny_onnx import some_images, write_network
+from tiny_onnx import some_images
 
 from models.errors import ArtifactError
-from models.zoo import create
-from pipeline.emulation import emulated
-from pipeline.engines import BACKENDS
-from pipeline.engines.interface import Job
-from pipeline.engines.onnxruntime import runner
-from pipeline.export import export_onnx
-from pipeline.graph_types import element_types, operators_by_type, weight_bytes
-from pipeline.half_precision import float32_operators, to_half
-from pipeline.onnx_graph import read_boundaries
-from pipeline.params import Batch, Build
+from pipeline.core.params import Batch, Build
+from pipeline.engines.precision.dtypes import element_types, operators_by_type, weight_bytes
+from pipeline.engines.precision.emulation import emulated
+from pipeline.engines.precision.half import float32_operators, to_half
+from pipeline.export.boundaries import read_boundaries
+from pipeline.export.session import runner
 
 TYPES = {"fp16": "float16", "bf16": "bfloat16"}
 OPTIONS = Build(backends=[], compute_capabilities=["8.6"], batch=Batch(min=1, opt=4, max=9))
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> ModelProto:
-    path = tmp_path_factory.mktemp("half") / "tiny.onnx"
-    write_network(path)
-    return onnx.load(path)
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> ModelProto:
-    """A small transformer with recorded blocks."""
-    torch.manual_seed(0)
-    model = create("vit_tiny_patch16_224", 10, img_size=32, depth=2, embed_dim=48, num_heads=3)
-    path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    return onnx.load(export_onnx(model.eval(), torch.zeros(1, 3, 32, 32), path))
 
 
 def network(nodes: list, weights: dict[str, np.ndarray], opset: int = 20) -> ModelProto:
@@ -55,23 +32,23 @@ def network(nodes: list, weights: dict[str, np.ndarray], opset: int = 20) -> Mod
 
 
 @pytest.mark.parametrize("precision", TYPES)
-def test_everything_is_half_but_input_and_output(precision: str, exported: ModelProto) -> None:
-    typed = to_half(exported, precision)
+def test_everything_is_half_but_input_and_output(precision: str, transformer: ModelProto) -> None:
+    typed = to_half(transformer, precision)
     types = element_types(typed)
     assert types["images"] == types["logits"] == TensorProto.FLOAT
     assert set(weight_bytes(typed)) == {TYPES[precision], "int64"}
-    assert 2 * weight_bytes(typed)[TYPES[precision]] == weight_bytes(exported)["float32"]
+    assert 2 * weight_bytes(typed)[TYPES[precision]] == weight_bytes(transformer)["float32"]
     kinds = {kind for found in operators_by_type(typed).values() for kind in found}
     assert kinds <= {TYPES[precision], "int64"}
     assert float32_operators(typed) == []
 
 
-def test_it_computes_what_the_converter_of_onnx_runtime_does(exported: ModelProto) -> None:
+def test_it_computes_what_the_converter_of_onnx_runtime_does(transformer: ModelProto) -> None:
     """That converter knows float16 alone and leaves its first cast at the end of the graph."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = ModelProto()
-    model.CopyFrom(exported)
+    model.CopyFrom(transformer)
     theirs = convert_float_to_float16(model, keep_io_types=True)
     in_order = sorted(theirs.graph.node, key=lambda node: node.name != "graph_input_cast0")
     del theirs.graph.node[:]
@@ -79,32 +56,32 @@ def test_it_computes_what_the_converter_of_onnx_runtime_does(exported: ModelProt
     images = np.random.default_rng(0).normal(size=(4, 3, 32, 32)).astype(np.float32)
     expected, got = (
         runner(emulated(typed).SerializeToString())(images)
-        for typed in (theirs, to_half(exported, "fp16"))
+        for typed in (theirs, to_half(transformer, "fp16"))
     )
     np.testing.assert_array_equal(got, expected)
 
 
 @pytest.mark.parametrize("precision", TYPES)
-def test_blocks_and_module_paths_survive(precision: str, exported: ModelProto) -> None:
-    typed = to_half(exported, precision)
-    assert read_boundaries(typed) == read_boundaries(exported)
+def test_blocks_and_module_paths_survive(precision: str, transformer: ModelProto) -> None:
+    typed = to_half(transformer, precision)
+    assert read_boundaries(typed) == read_boundaries(transformer)
     tensors = {name for node in typed.graph.node for name in [*node.input, *node.output]}
     boundaries = [b for b in read_boundaries(typed).values() if not b.reason]
     assert boundaries
     assert {name for b in boundaries for name in b.inputs + b.outputs} <= tensors
     paths = {node.name: node.metadata_props for node in typed.graph.node}
-    for node in exported.graph.node:
+    for node in transformer.graph.node:
         assert paths[node.name] == node.metadata_props
 
 
 @pytest.mark.parametrize("precision", TYPES)
 def test_the_original_is_untouched_and_the_same_graph_comes_twice(
-    precision: str, exported: ModelProto
+    precision: str, transformer: ModelProto
 ) -> None:
-    before = exported.SerializeToString()
-    first, second = (to_half(exported, precision).SerializeToString() for _ in range(2))
+    before = transformer.SerializeToString()
+    first, second = (to_half(transformer, precision).SerializeToString() for _ in range(2))
     assert first == second
-    assert exported.SerializeToString() == before
+    assert transformer.SerializeToString() == before
 
 
 def test_bfloat16_weights_are_the_float32_ones_rounded_once(tiny: ModelProto) -> None:
@@ -168,17 +145,17 @@ def test_a_kept_result_is_read_as_an_output_and_by_others() -> None:
 
 
 @pytest.mark.parametrize("precision", TYPES)
-def test_any_operator_of_a_transformer_can_be_kept(precision: str, exported: ModelProto) -> None:
-    names = [node.name for node in exported.graph.node]
-    kinds = {node.op_type: node.name for node in exported.graph.node}
+def test_any_operator_of_a_transformer_can_be_kept(precision: str, transformer: ModelProto) -> None:
+    names = [node.name for node in transformer.graph.node]
+    kinds = {node.op_type: node.name for node in transformer.graph.node}
     for name in kinds.values():
-        kept = {found for found, _ in float32_operators(to_half(exported, precision, [name]))}
+        kept = {found for found, _ in float32_operators(to_half(transformer, precision, [name]))}
         assert kept <= {name}  # nothing, where it computes in integers
     for some in (names[: len(names) // 2], names[::2], names[1::3]):
-        typed = to_half(exported, precision, some)
+        typed = to_half(transformer, precision, some)
         assert {name for name, _ in float32_operators(typed)} <= set(some)
-        read = {t for node in exported.graph.node if node.name not in some for t in node.input}
-        weights = {t.name: t.data_type for t in exported.graph.initializer if t.name not in read}
+        read = {t for node in transformer.graph.node if node.name not in some for t in node.input}
+        weights = {t.name: t.data_type for t in transformer.graph.initializer if t.name not in read}
         types = {t.name: t.data_type for t in typed.graph.initializer}
         assert weights
         assert weights.items() <= types.items()  # nobody else reads them: as they were
@@ -211,7 +188,7 @@ def test_what_makes_float32_from_integers_stays() -> None:
     assert operators_by_type(typed)["Add"] == {"float16": 1}
 
 
-def test_a_graph_inside_an_operator_is_refused() -> None:
+def test_a_graph_inside_an_operator_is_rejected() -> None:
     inner = helper.make_graph([], "branch", [], [])
     node = helper.make_node("If", ["yes"], ["logits"], "choice", then_branch=inner)
     with pytest.raises(ArtifactError, match="If 'choice' holds a graph"):
@@ -261,21 +238,3 @@ def test_a_graph_that_cannot_be_typed_is_named() -> None:
     nodes = [helper.make_node("Relu", ["nowhere"], ["logits"])]
     with pytest.raises(ArtifactError, match=r"cannot be typed in fp16: ValidationError.*nowhere"):
         to_half(network(nodes, {}), "fp16")
-
-
-@pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
-@pytest.mark.parametrize("precision", TYPES)
-def test_rtx_engines_grow_by_half_the_bytes(precision: str, tmp_path: Path) -> None:
-    """Three more convolutions of 128 channels: what an engine grows by is their weights."""
-
-    def engine_bytes(depth: int, precision: str | None) -> int:
-        source, target = tmp_path / "graph.onnx", tmp_path / "engine"
-        write_network(source, depth, width=128)
-        if precision:
-            onnx.save(to_half(onnx.load(source), precision), source)
-        BACKENDS["tensorrt_rtx"].build(Job(source, target, precision or "fp32", OPTIONS))
-        return target.stat().st_size
-
-    half, whole = (engine_bytes(6, p) - engine_bytes(3, p) for p in (precision, None))
-    assert whole == pytest.approx(3 * 128 * 128 * 9 * 4, rel=0.02)
-    assert half / whole == pytest.approx(0.5, abs=0.02)

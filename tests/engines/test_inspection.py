@@ -1,4 +1,4 @@
-"""Engines are what their label says, on every backend that builds here, or they are refused."""
+"""Engines are what their label says, on every backend that builds here, or they are rejected."""
 
 import re
 from importlib.util import find_spec
@@ -7,20 +7,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from engine_jobs import OPTIONS, needs_rtx
 from onnx import numpy_helper
 from typed_onnx import WRITERS, write_typed
 
 from models.errors import ArtifactError, BackendError, BackendUnavailable, PrecisionError
-from pipeline.engines import BACKENDS
-from pipeline.engines.building import build_engine
-from pipeline.engines.inspection import TYPES, require_graph, require_precision
-from pipeline.engines.interface import Evidence, Job
-from pipeline.engines.weights import find_weights, weight_bytes, weights
-from pipeline.params import Batch, Build
+from pipeline.engines.backends.build import build_engine
+from pipeline.engines.backends.inspection import TYPES, require_graph, require_precision
+from pipeline.engines.backends.interface import Job, PrecisionEvidence
+from pipeline.engines.backends.registry import BACKENDS
+from pipeline.engines.backends.weights import find_weights, weight_bytes, weights
 
-OPTIONS = Build(backends=[], compute_capabilities=["8.6", "12.0"], batch=Batch(min=1, opt=4, max=9))
 HERE = [name for name in ("onnxruntime", "openvino", "tensorrt_rtx") if find_spec(name)]
-needs_rtx = pytest.mark.skipif("tensorrt_rtx" not in HERE, reason="tensorrt_rtx is not installed")
 OTHER = {"fp32": "int8", "fp16": "fp32", "bf16": "fp32", "int8": "fp32"}
 
 
@@ -50,10 +48,10 @@ def test_a_tensorrt_engine_holds_the_weights_of_its_graph(
     precision: str, graphs: dict[str, Path]
 ) -> None:
     facts = build_engine("tensorrt_rtx", job(graphs[precision], precision)).facts
-    held = facts["evidence"]["weight_bytes"]
+    held = facts["weight_bytes"]
     [kind] = TYPES[precision] & set(held)
     assert 0.9 * weight_bytes(graphs[precision])[kind] < held[kind]
-    assert "no CUDA device" in (facts["evidence"]["note"] or "no CUDA device")
+    assert "no CUDA device" in (facts["evidence_note"] or "no CUDA device")
 
 
 @pytest.mark.parametrize(
@@ -64,14 +62,13 @@ def test_int8_engines_of_the_cpu_compute_in_int8(
 ) -> None:
     if backend not in HERE:
         pytest.skip(f"{backend} is not installed")
-    evidence = build_engine(backend, job(graphs[kind], "int8")).facts["evidence"]
-    assert set(evidence["operators"]) <= TYPES["int8"]
-    assert sum(evidence["operators"].values()) == 4
-    floats = evidence["weight_bytes"].get("float32", 0)
-    assert 100 * floats < evidence["weight_bytes"]["int8"]
+    facts = build_engine(backend, job(graphs[kind], "int8")).facts
+    assert set(facts["operators"]) <= TYPES["int8"]
+    assert sum(facts["operators"].values()) == 4
+    assert 100 * facts["weight_bytes"].get("float32", 0) < facts["weight_bytes"]["int8"]
 
 
-def refusal(backend: str, wanted: Job) -> BackendError | None:
+def error_of(backend: str, wanted: Job) -> BackendError | None:
     try:
         build_engine(backend, wanted)
     except BackendError as e:
@@ -84,7 +81,7 @@ def refusal(backend: str, wanted: Job) -> BackendError | None:
 def test_a_cpu_that_has_no_half_precision_gives_no_engine_that_says_so(
     backend: str, precision: str, graphs: dict[str, Path]
 ) -> None:
-    reason = refusal(backend, job(graphs[precision], precision))
+    reason = error_of(backend, job(graphs[precision], precision))
     if reason is None:
         held = BACKENDS[backend].inspect(job(graphs[precision], precision)).weight_bytes
         assert set(held) == TYPES[precision]
@@ -96,7 +93,7 @@ def test_a_cpu_that_has_no_half_precision_gives_no_engine_that_says_so(
 
 @pytest.mark.parametrize("precision", TYPES)
 @pytest.mark.parametrize("backend", HERE)
-def test_a_graph_of_another_precision_is_refused(
+def test_a_graph_of_another_precision_is_rejected(
     backend: str, precision: str, graphs: dict[str, Path]
 ) -> None:
     other = graphs[OTHER[precision]]
@@ -106,7 +103,7 @@ def test_a_graph_of_another_precision_is_refused(
 
 
 def in_float32(typed: Path, plain: Path) -> Path:
-    """Write the float32 graph with the weights that a typed graph stands for."""
+    """Write the float32 graph with the weights of a typed graph, dequantised."""
     meant = {w.name.removesuffix("_quantized"): w.as_float() for w in weights(typed)}
     model = onnx.load(plain)
     for tensor in model.graph.initializer:
@@ -118,14 +115,14 @@ def in_float32(typed: Path, plain: Path) -> Path:
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
 @pytest.mark.parametrize("backend", HERE)
-def test_an_engine_that_holds_its_weights_in_float32_is_refused(
+def test_an_engine_that_holds_its_weights_in_float32_is_rejected(
     backend: str, precision: str, graphs: dict[str, Path]
 ) -> None:
     """The graph is right, the engine that came out is not."""
     engine = engine_of(backend, in_float32(graphs[precision], graphs["fp32"]))
     wrong = Job(graphs[precision], engine, precision, OPTIONS)
     evidence = BACKENDS[backend].inspect(wrong)
-    assert evidence.unseen == 0
+    assert evidence.weights_not_found == 0
     with pytest.raises(PrecisionError, match=rf"{precision} engine .* float32 \(100 %\)"):
         require_precision(backend, True, wrong, evidence)
     with pytest.raises(BackendUnavailable, match="on this machine"):
@@ -133,7 +130,7 @@ def test_an_engine_that_holds_its_weights_in_float32_is_refused(
 
 
 @needs_rtx
-def test_an_engine_with_other_weights_is_refused(graphs: dict[str, Path]) -> None:
+def test_an_engine_with_other_weights_is_rejected(graphs: dict[str, Path]) -> None:
     other = write_typed(Path("other.onnx").resolve(), "fp32", depth=4)
     wrong = Job(graphs["fp16"], engine_of("tensorrt_rtx", other), "fp16", OPTIONS)
     evidence = BACKENDS["tensorrt_rtx"].inspect(wrong)
@@ -141,8 +138,8 @@ def test_an_engine_with_other_weights_is_refused(graphs: dict[str, Path]) -> Non
         require_precision("tensorrt_rtx", True, wrong, evidence)
 
 
-def seen(**numbers: int) -> Evidence:
-    return Evidence("told", numbers, {})
+def seen(**numbers: int) -> PrecisionEvidence:
+    return PrecisionEvidence("a test", numbers, {})
 
 
 def test_more_than_half_of_the_weights_decide(graphs: dict[str, Path]) -> None:
@@ -155,9 +152,13 @@ def test_more_than_half_of_the_weights_decide(graphs: dict[str, Path]) -> None:
 def test_more_than_half_of_the_operators_decide(graphs: dict[str, Path]) -> None:
     int8 = job(graphs["int8"], "int8")
     weights = {"int8": 100}
-    require_precision("x", True, int8, Evidence("told", weights, {"int8": 2, "float32": 1}))
+    require_precision(
+        "x", True, int8, PrecisionEvidence("a test", weights, {"int8": 2, "float32": 1})
+    )
     with pytest.raises(BackendUnavailable, match=r"products in float32 \(67 %\)"):
-        require_precision("x", False, int8, Evidence("told", weights, {"int8": 1, "float32": 2}))
+        require_precision(
+            "x", False, int8, PrecisionEvidence("a test", weights, {"int8": 1, "float32": 2})
+        )
 
 
 @pytest.mark.parametrize(("size", "proven"), [(399, True), (400, False)])
@@ -165,7 +166,7 @@ def test_weights_that_were_not_found_must_at_least_not_fit_in_float32(
     size: int, proven: bool, graphs: dict[str, Path]
 ) -> None:
     Path("engine").write_bytes(bytes(size))
-    hidden = Evidence("told", {}, {}, unseen=100)
+    hidden = PrecisionEvidence("a test", {}, {}, weights_not_found=100)
     if proven:
         require_precision("x", True, job(graphs["fp16"], "fp16"), hidden)
     else:
@@ -181,8 +182,8 @@ def test_weights_are_found_in_every_layout_and_zeros_nowhere(tmp_path: Path) -> 
         np.ascontiguousarray(v.transpose(0, 2, 3, 1) if v.ndim == 4 else v.T).tobytes()
         for v in tensors.values()
     )
-    assert find_weights(b"head" + channels_last, source).weight_bytes == weight_bytes(source)
-    assert find_weights(bytes(10**6), source).unseen == sum(v.size for v in tensors.values())
+    assert find_weights(b"head" + channels_last, source) == (weight_bytes(source), 0)
+    assert find_weights(bytes(10**6), source) == ({}, sum(v.size for v in tensors.values()))
 
 
 @pytest.mark.parametrize("content", [None, b"no network"])
@@ -192,3 +193,19 @@ def test_a_missing_or_damaged_graph_is_named(content: bytes | None, tmp_path: Pa
         source.write_bytes(content)
     with pytest.raises((ArtifactError, BackendError), match=r"graph\.onnx"):
         require_graph(job(source, "fp32"))
+
+
+@needs_rtx
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+def test_rtx_engines_grow_by_the_bytes_of_the_precision(precision: str, tmp_path: Path) -> None:
+    """By three more convolutions of 128 channels: their weights, with int8 also kernels."""
+
+    def engine_bytes(depth: int, kind: str) -> int:
+        source = write_typed(tmp_path / "graph.onnx", kind, depth, width=128)
+        BACKENDS["tensorrt_rtx"].build(job(source, kind))
+        return Path("engine").stat().st_size
+
+    typed, whole = (engine_bytes(6, kind) - engine_bytes(3, kind) for kind in (precision, "fp32"))
+    assert whole == pytest.approx(3 * 128 * 128 * 9 * 4, rel=0.02)
+    share = 0.25 if precision == "int8" else 0.5
+    assert share - 0.02 < typed / whole < share + (0.5 if precision == "int8" else 0.02)

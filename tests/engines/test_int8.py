@@ -1,45 +1,39 @@
-"""Int8 graphs: what is quantised, in which types, for whom, and that nothing is said on the way."""
+"""Int8 graphs: what is quantised, in which types, for whom, and that nothing is printed."""
 
-from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from tiny_onnx import some_images, write_network
 
 from models.errors import ArtifactError
 from models.zoo import create
-from pipeline.engines import BACKENDS
-from pipeline.engines.interface import Job
-from pipeline.engines.onnxruntime import runner
-from pipeline.export import export_onnx
-from pipeline.graph_types import element_types, operators_by_type, weight_bytes
-from pipeline.onnx_graph import read_boundaries
-from pipeline.params import Batch, Build
-from pipeline.parity import compare
-from pipeline.quantize import ONNXRUNTIME, SCHEMES, SYMMETRIC, Quantiser, Scheme, quantisable
+from pipeline.engines.precision.dtypes import element_types, operators_by_type, weight_bytes
+from pipeline.engines.precision.int8 import (
+    ONNXRUNTIME,
+    SCHEMES,
+    SYMMETRIC,
+    Scheme,
+    quantisable,
+    quantise,
+)
+from pipeline.export.boundaries import read_boundaries
+from pipeline.export.exporter import export_onnx
+from pipeline.export.parity import compare
+from pipeline.export.session import runner
 
 BOTH = pytest.mark.parametrize("scheme", [SYMMETRIC, ONNXRUNTIME], ids=["symmetric", "onnxruntime"])
 
 
-def export(name: str, folder: Path, **options: object) -> ModelProto:
-    torch.manual_seed(0)
-    model = create(name, 10, **options).eval()
-    return onnx.load(export_onnx(model, torch.zeros(1, 3, 32, 32), folder / f"{name}.onnx"))
-
-
 @pytest.fixture(scope="module")
 def resnet(tmp_path_factory: pytest.TempPathFactory) -> ModelProto:
-    return export("resnet18_cifar", tmp_path_factory.mktemp("resnet"), width=8)
-
-
-@pytest.fixture(scope="module")
-def transformer(tmp_path_factory: pytest.TempPathFactory) -> ModelProto:
-    options = {"img_size": 32, "depth": 2, "embed_dim": 48, "num_heads": 3}
-    return export("vit_tiny_patch16_224", tmp_path_factory.mktemp("vit"), **options)
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("resnet") / "model.onnx"
+    model = create("resnet18_cifar", 10, width=8).eval()
+    return onnx.load(export_onnx(model, torch.zeros(1, 3, 32, 32), path))
 
 
 def images(n: int, seed: int = 0) -> np.ndarray:
@@ -47,8 +41,8 @@ def images(n: int, seed: int = 0) -> np.ndarray:
 
 
 def quantised(model: ModelProto, scheme: Scheme, **keep: list[str]) -> ModelProto:
-    with Quantiser(model, images(40)) as quantiser:
-        return quantiser.quantise(scheme, **keep)
+    with TemporaryDirectory() as scratch:
+        return quantise(model, images(40), Path(scratch), scheme, **keep)
 
 
 @BOTH
@@ -126,7 +120,7 @@ def test_sums_of_convolutions_and_gates_are_quantised_on_onnxruntime_alone() -> 
 
 
 @BOTH
-def test_what_is_kept_back_stays_in_float32(scheme: Scheme, resnet: ModelProto) -> None:
+def test_what_is_kept_stays_in_float32(scheme: Scheme, resnet: ModelProto) -> None:
     first = next(node for node in resnet.graph.node if node.op_type == "Conv")
     result = quantised(resnet, scheme, keep=[first.name])
     [same] = [node for node in result.graph.node if node.name == first.name]
@@ -146,21 +140,20 @@ def test_blocks_survive(scheme: Scheme, resnet: ModelProto, transformer: ModelPr
 
 @BOTH
 def test_the_same_graph_comes_twice_and_the_original_is_untouched(
-    scheme: Scheme, resnet: ModelProto
+    scheme: Scheme, resnet: ModelProto, tmp_path: Path
 ) -> None:
     before = resnet.SerializeToString()
-    with Quantiser(resnet, images(40)) as quantiser:
-        for other in SCHEMES.values():  # what came before makes no difference
-            quantiser.quantise(other)
-        again = quantiser.quantise(scheme).SerializeToString()
+    for other in (*SCHEMES.values(), scheme):  # what came before makes no difference
+        again = quantise(resnet, images(40), tmp_path, other).SerializeToString()
     assert quantised(resnet, scheme).SerializeToString() == again
     assert resnet.SerializeToString() == before
 
 
-def test_ranges_come_from_the_images(resnet: ModelProto) -> None:
-    def scale(factor: float) -> float:
-        with Quantiser(resnet, images(8) * np.float32(factor)) as quantiser:
-            result = quantiser.quantise(SYMMETRIC)
+def test_ranges_come_from_the_images(resnet: ModelProto, tmp_path: Path) -> None:
+    def scale(factor: int) -> float:
+        scratch = tmp_path / str(factor)
+        scratch.mkdir(exist_ok=True)
+        result = quantise(resnet, images(8) * np.float32(factor), scratch, SYMMETRIC)
         [tensor] = [t for t in result.graph.initializer if t.name == "images_scale"]
         return float(numpy_helper.to_array(tensor))
 
@@ -183,23 +176,3 @@ def test_a_graph_with_nothing_to_quantise_is_named(resnet: ModelProto) -> None:
     everything = [node.name for node in resnet.graph.node]
     with pytest.raises(ArtifactError, match="none of Conv, Gemm, MatMul to quantise"):
         quantised(resnet, SYMMETRIC, keep=everything)
-
-
-@pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
-def test_rtx_engines_grow_by_a_quarter_of_the_bytes(tmp_path: Path) -> None:
-    """Three more convolutions of 256 channels: their weights, and about 140 kB of kernels each."""
-    options = Build(backends=[], compute_capabilities=["8.6"], batch=Batch(min=1, opt=4, max=9))
-
-    def engine_bytes(depth: int, *, int8: bool) -> int:
-        source, target = tmp_path / "graph.onnx", tmp_path / "engine"
-        write_network(source, depth, width=256)
-        if int8:
-            with Quantiser(onnx.load(source), some_images(8)) as quantiser:
-                onnx.save(quantiser.quantise(SYMMETRIC), source)
-        precision = "int8" if int8 else "fp32"
-        BACKENDS["tensorrt_rtx"].build(Job(source, target, precision, options))
-        return target.stat().st_size
-
-    quarter, whole = (engine_bytes(6, int8=int8) - engine_bytes(3, int8=int8) for int8 in (1, 0))
-    assert whole == pytest.approx(3 * 256 * 256 * 9 * 4, rel=0.02)
-    assert 0.25 < quarter / whole < 0.35

@@ -2,64 +2,54 @@
 
 import json
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_jobs import job, needs_rtx, options
 from typed_onnx import write_typed
 
 from models.errors import BackendError
-from pipeline.engines import BACKENDS
-from pipeline.engines.interface import Job, LayerTime
-from pipeline.engines.machine import CudaDevice
-from pipeline.engines.messages import captured_stderr
-from pipeline.engines.tensorrt import Flavour, messages, package
-from pipeline.engines.tensorrt_build import configure, keep_timings
-from pipeline.engines.tensorrt_layers import (
-    Layer,
+from pipeline.core.hardware import CudaDevice
+from pipeline.engines.backends.interface import LayerTime
+from pipeline.engines.backends.packages import captured_stderr
+from pipeline.engines.backends.registry import BACKENDS
+from pipeline.engines.backends.tensorrt.build import configure, kept_timings
+from pipeline.engines.backends.tensorrt.layers import (
     layer_times,
     matrix_operators,
     parse_layers,
     weight_bytes,
 )
-from pipeline.params import Batch, Build
+from pipeline.engines.backends.tensorrt.package import Flavour
 
-needs_rtx = pytest.mark.skipif(
-    find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed"
-)
 # The bindings of RTX have the calls of TensorRT too, those without effect included.
 LIKE_TENSORRT = Flavour("tensorrt_rtx", "TensorRT", "", ahead_of_time=False)
 
 
-def options(**values: Any) -> Build:
-    batch = Batch(min=1, opt=4, max=9)
-    return Build(backends=[], compute_capabilities=["8.6"], batch=batch, **values)
-
-
 @pytest.fixture
 def config() -> Any:
-    builder = package(LIKE_TENSORRT).Builder(messages(LIKE_TENSORRT))
+    builder = LIKE_TENSORRT.trt.Builder(LIKE_TENSORRT.logger)
     return builder.create_builder_config()
 
 
 @needs_rtx
 @pytest.mark.parametrize("level", ["same_compute_capability", "ampere_plus"])
 def test_compatibility_is_asked_of_the_builder(level: str, config: Any) -> None:
-    trt, said = package(LIKE_TENSORRT), messages(LIKE_TENSORRT)
-    said.clear()
+    trt, log = LIKE_TENSORRT.trt, LIKE_TENSORRT.logger
+    log.clear()
     wanted = options(hardware_compatibility=level, version_compatible=True)
     configure(LIKE_TENSORRT, config, wanted)
     assert config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     assert config.profiling_verbosity == trt.ProfilingVerbosity.DETAILED
     # RTX has compute capabilities instead, and says so when asked.
-    assert said.warnings == ["setHardwareCompatibilityLevel() is unsupported in TensorRT-RTX."]
+    assert log.warnings == ["setHardwareCompatibilityLevel() is unsupported in TensorRT-RTX."]
 
 
 @needs_rtx
 def test_by_default_engines_are_for_this_version(config: Any) -> None:
     configure(LIKE_TENSORRT, config, options())
-    assert not config.get_flag(package(LIKE_TENSORRT).BuilderFlag.VERSION_COMPATIBLE)
+    assert not config.get_flag(LIKE_TENSORRT.trt.BuilderFlag.VERSION_COMPATIBLE)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +60,7 @@ def test_the_gpus_of_an_engine_follow_from_the_device_and_the_option(
     level: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orin = CudaDevice("Orin", "8.7", 8)
-    monkeypatch.setattr("pipeline.engines.tensorrt.cuda_devices", lambda: [orin])
+    monkeypatch.setattr("pipeline.engines.backends.tensorrt.package.cuda_devices", lambda: [orin])
     target = BACKENDS["tensorrt"].target(options(hardware_compatibility=level))
     assert target["compute_capabilities"] == expected
     assert target["device"] == "Orin"
@@ -78,21 +68,24 @@ def test_the_gpus_of_an_engine_follow_from_the_device_and_the_option(
 
 @needs_rtx
 def test_a_level_that_this_version_lacks_is_named(config: Any) -> None:
-    unknown = options().model_copy(update={"hardware_compatibility": "future_plus"})
+    unknown = options(hardware_compatibility="future_plus")
     with pytest.raises(BackendError, match=r"'future_plus' is unknown.*none.*ampere_plus"):
         configure(LIKE_TENSORRT, config, unknown)
 
 
 @needs_rtx
 @pytest.mark.filterwarnings("ignore:.*Timing cache:DeprecationWarning")
-def test_timings_are_stored_and_joined_with_those_stored_meanwhile(
-    config: Any, tmp_path: Path
+@pytest.mark.parametrize("before", [None, b"damaged"])
+def test_timings_are_stored_and_read_again(
+    before: bytes | None, config: Any, tmp_path: Path
 ) -> None:
-    kept = tmp_path / "timings" / "gpu.timings"
+    kept = tmp_path / "gpu.timings"
+    if before:
+        kept.write_bytes(before)
     for _ in range(2):
-        keep_timings(config, config.create_timing_cache(b""), kept)
+        with kept_timings(config, kept):
+            assert config.get_timing_cache() is not None
         stored = kept.read_bytes()
-        assert stored
         assert config.set_timing_cache(config.create_timing_cache(stored), ignore_mismatch=False)
 
 
@@ -101,24 +94,19 @@ def test_a_failing_builder_says_why_in_the_error_and_prints_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
     source = write_typed(tmp_path / "network.onnx", "bf16")
-    old = options().model_copy(update={"compute_capabilities": ["7.5"]})
+    old = job(source, tmp_path / "engine", "bf16", compute_capabilities=["7.5"])
     with pytest.raises(BackendError, match=r"cannot build .*network\.onnx: \w+"):
-        BACKENDS["tensorrt_rtx"].build(Job(source, tmp_path / "engine", "bf16", old))
+        BACKENDS["tensorrt_rtx"].build(old)
     assert capfd.readouterr() == ("", "")
 
 
 def test_what_a_library_prints_on_standard_error_is_caught(capfd: pytest.CaptureFixture) -> None:
-    with captured_stderr() as lines:
+    """And standard error is there again, after a failure too."""
+    with pytest.raises(ValueError, match="x"), captured_stderr() as lines:
         os.write(2, b"past Python\n\n")
-    os.write(2, b"after")
-    assert lines == ["past Python"]
-    assert capfd.readouterr().err == "after"
-
-
-def test_standard_error_comes_back_after_a_failure(capfd: pytest.CaptureFixture) -> None:
-    with pytest.raises(ValueError, match="x"), captured_stderr():
         raise ValueError("x")
     os.write(2, b"after")
+    assert lines == ["past Python"]
     assert capfd.readouterr().err == "after"
 
 
@@ -149,7 +137,7 @@ CALLED = {
 @needs_rtx
 @pytest.mark.parametrize("name", CALLED)
 def test_calls_that_only_a_device_can_run_exist(name: str) -> None:
-    defined = getattr(package(LIKE_TENSORRT), name)
+    defined = getattr(LIKE_TENSORRT.trt, name)
     assert [call for call in CALLED[name] if not hasattr(defined, call)] == []
 
 
@@ -187,20 +175,20 @@ INSPECTED = {
 }
 
 
-def test_the_inspector_tells_weights_operators_and_nodes() -> None:
+def test_the_inspector_reports_weights_operators_and_nodes() -> None:
     layers = parse_layers(json.dumps(INSPECTED))
     assert weight_bytes(layers) == {"float16": 2 * 9408, "float32": 4 * 640}
     assert matrix_operators(layers) == {"float16": 1, "float32": 1}
-    assert [layer.nodes for layer in layers] == [
-        ("node_Conv_289", "node_relu"),
-        ("node_linear",),
-        (),
+    assert layer_times(layers, [("conv1 + relu1", 0.25), ("fc", 0.125), ("copy", 0.5)]) == [
+        LayerTime("conv1 + relu1", 0.25, ("node_Conv_289", "node_relu")),
+        LayerTime("fc", 0.125, ("node_linear",)),
+        LayerTime("copy", 0.5, ()),
     ]
 
 
 def test_an_engine_without_details_has_names_alone() -> None:
     layers = parse_layers(json.dumps({"Layers": ["conv1 + relu1", "fc"], "Bindings": []}))
-    assert [layer.name for layer in layers] == ["conv1 + relu1", "fc"]
+    assert layer_times(layers, [("fc", 0.25)]) == [LayerTime("fc", 0.25, ())]
     assert (weight_bytes(layers), matrix_operators(layers)) == ({}, {})
 
 
@@ -215,18 +203,10 @@ def test_an_engine_without_details_has_names_alone() -> None:
         ("Row major linear FP32", "float32"),
         ("Int8", "int8"),
         ("Thirty-two wide channel vectorized row major Int8 format", "int8"),
-        ("Int32", ""),
+        ("Int32", None),
     ],
 )
-def test_data_types_are_read_in_every_spelling(spelled: str, kind: str) -> None:
+def test_data_types_are_read_in_every_spelling(spelled: str, kind: str | None) -> None:
     described = {"Name": "conv", "LayerType": "conv", "Inputs": [{"Format/Datatype": spelled}]}
-    [layer] = parse_layers(json.dumps({"Layers": [described]}))
-    assert layer.inputs == (kind,)
-
-
-def test_times_of_layers_are_led_back_to_onnx_nodes() -> None:
-    layers = [Layer("conv1 + relu1", ("a", "b"), "conv", (), None)]
-    assert layer_times(layers, [("conv1 + relu1", 0.25), ("copy", 0.5)]) == [
-        LayerTime("conv1 + relu1", 0.25, ("a", "b")),
-        LayerTime("copy", 0.5, ()),
-    ]
+    layers = parse_layers(json.dumps({"Layers": [described]}))
+    assert matrix_operators(layers) == ({kind: 1} if kind else {})

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.errors import ParityError
-from pipeline.parity import compare, require
+from pipeline.export.parity import compare, require
 
 REFERENCE = np.array([[3.0, 4.0], [0.0, 2.0]], dtype=np.float32)
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parent.parent / "docs" / "faults.md"
+PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 HEAD = """\
 # Faults tried
 
-Written by `make faults` (tests/test_faults*.py), which runs every fault of the suite; `make test`
+Written by `make faults` (tests/faults/), which runs every fault of the suite; `make test`
 runs a part of them. A fault is survived where all that its test demands holds: one clear message or
-none, no result that is half or wrong, and, once the fault is gone, the same results as without it.
+none, no result that is half or wrong, and, once the fault is removed, the same results as without
+it.
 
 | fault | tried | survived | lost |
 | --- | ---: | ---: | ---: |

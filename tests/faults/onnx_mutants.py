@@ -19,12 +19,13 @@ from onnx import ModelProto, TensorProto
 from tiny_onnx import some_images, write_network
 
 from models.errors import ShoalError
-from pipeline.collapse import collapse_onnx
-from pipeline.engines.interface import Job
-from pipeline.engines.onnxruntime import build, inspect, runner
-from pipeline.onnx_graph import Boundary, load_onnx, record_boundaries
-from pipeline.params import Build
-from pipeline.precision import open_level
+from pipeline.collapse.rewrite import collapse_onnx
+from pipeline.core.params import Build
+from pipeline.engines.backends.interface import Job
+from pipeline.engines.backends.registry import BACKENDS
+from pipeline.engines.precision.typed_graphs import open_level
+from pipeline.export.boundaries import Boundary, load_onnx, record_boundaries
+from pipeline.export.session import runner
 
 MEMORY = 8 * 2**30
 BLOCK = Boundary("block", ["relu0"], ["relu1"], "")
@@ -221,7 +222,11 @@ def judge(path: Path) -> str:
             assert got[0] == "value", got
             assert np.allclose(expected[1], got[1], rtol=1e-4, atol=1e-5, equal_nan=True)
     job = Job(path, path.with_name("engine.onnx"), "fp32", OPTIONS)
-    for work in (lambda: open_level(path, IMAGES), lambda: (build(job), inspect(job))):
+    backend = BACKENDS["onnxruntime"]
+    for work in (
+        lambda: open_level(0, path, IMAGES),
+        lambda: (backend.build(job), backend.inspect(job)),
+    ):
         assert _answer(work)[0] != "silent"
     return found[0]
 

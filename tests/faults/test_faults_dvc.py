@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from places import ROOT
 from undisturbed import FULL, VARIANT, Undisturbed, remove
 
-ROOT = Path(__file__).parent.parent
 WEIGHTS = f"artifacts/train/{VARIANT}/weights.safetensors"
 
 pytestmark = [

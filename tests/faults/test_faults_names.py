@@ -15,20 +15,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_report import metrics
+from places import ROOT
+from reported import metrics, summary_of
 from tiny_project import edit_json, write_project
 
 from models.errors import DataError, WeightsError
-from models.weights import read_weights
-from pipeline import fashion_mnist
-from pipeline.layouts.layout import read_lines
-from pipeline.params import Prepare
-from pipeline.prepare import prepare
-from pipeline.report import summary_rows
-from pipeline.summary_tables import summary_markdown
+from models.weights.loading import read_weights
+from pipeline.core.params import Prepare
+from pipeline.data.prepare import prepare
+from pipeline.data.published import fashion_mnist
+from pipeline.data.published.archive import checked_splits
+from pipeline.report.markdown import summary_markdown
 from stages.bundle import bundle
 
-ROOT = Path(__file__).parent.parent
 HARMLESS = [
     "<script>alert(1)</script>".replace("/", "∕"),
     "a b'c\"d;$(touch ran)`touch ran`",
@@ -145,20 +144,20 @@ def test_a_link_to_a_folder_above_is_not_walked_in_circles(tmp_path: Path) -> No
 
 
 @pytest.mark.fault("path that leads out of a data set")
-@pytest.mark.parametrize("line", ["../../secret.jpg", "/etc/passwd", "a/../../b.jpg", "x\t../y"])
-def test_a_list_that_names_files_elsewhere_is_told(line: str, tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_text(f"fine.jpg\n{line}\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"line 2: .*leads out of the data set"):
-        read_lines(tmp_path / "list.txt")
+@pytest.mark.parametrize("name", ["../secret.jpg", "/etc/passwd", "a/../../b.jpg"])
+def test_a_list_that_names_files_elsewhere_is_an_error(name: str, tmp_path: Path) -> None:
+    listed = {"train": [(tmp_path / "set" / name, 0)]}
+    with pytest.raises(DataError, match=r"is listed in train but lies outside of .*/set; restore"):
+        checked_splits(tmp_path / "set", listed, ["a"])
 
 
 @pytest.mark.fault("hostile text in a report")
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", "a|b", "a\n\n# b", "<img src=x>"])
 def test_the_summary_shows_hostile_text_as_text(text: str) -> None:
     own = metrics()
-    own["build"]["not_available"]["openvino"] = text
-    own["train"]["train"]["strategy"]["name"] = text
-    markdown = summary_markdown(summary_rows("dense", own), {"dense": own})
+    own.build.not_available["openvino"] = text
+    own.train.train["strategy"]["name"] = text
+    markdown = summary_markdown(summary_of({"dense": own}), {"dense": own})
     assert "<script" not in markdown
     assert "<img" not in markdown
     assert "\n# b" not in markdown
@@ -180,6 +179,7 @@ def test_a_bundle_of_hostile_classes_holds_them_as_text(
             value["counts"][split] = dict(zip(hostile, counts.values(), strict=True))
 
     edit_json(tmp_path / "artifacts/prepare/manifest.json", rename)
+    edit_json(tmp_path / "artifacts/train/dense/model.json", rename)
     bundle("dense", None, None, tmp_path / "bundles")
     [archive] = (tmp_path / "bundles").glob("*.tar.gz")
     texts = {}
@@ -250,7 +250,7 @@ def test_a_package_that_leads_elsewhere_writes_nothing_there(kind: str, tmp_path
     _hostile_package(package, *members)
     copy = ["sh", "-c", f"cp {package} {fashion_mnist.PACKAGE}_1_all.deb"]
     with pytest.raises(DataError) as error:
-        fashion_mnist.read_files(fashion_mnist._download_and_unpack(work, copy))
+        fashion_mnist.read_files(fashion_mnist._from_debian(work, copy))
     assert len(str(error.value).splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "hostile.deb"]
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["work"]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import IMPORTS
 from undisturbed import FULL
 
-ROOT = Path(__file__).parent.parent
 FILES = 700 if FULL else 90
 
 
@@ -20,7 +20,7 @@ def test_a_damaged_file_is_told_or_right(tmp_path: Path, record_property: Any) -
     script = Path(__file__).parent / "onnx_mutants.py"
     ended = subprocess.run(
         [sys.executable, str(script), str(tmp_path), "0", str(FILES)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": IMPORTS},
         capture_output=True,
         text=True,
         timeout=1200,

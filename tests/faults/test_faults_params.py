@@ -11,12 +11,12 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import ROOT
 from undisturbed import FULL
 
 from models.errors import ParamsError
-from pipeline.params import Params, load_params
+from pipeline.core.params import Params, load_params
 
-ROOT = Path(__file__).parent.parent
 SHIPPED = (ROOT / "params.yaml").read_text(encoding="utf-8")
 PARAMS = yaml.safe_load(SHIPPED)
 FILES = 700 if FULL else 150

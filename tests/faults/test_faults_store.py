@@ -12,16 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
+from stage_process import wait_until_it_answers
 from stage_server import Outcome, StageServer
-from test_ui import wait_until_it_answers
-from tracked import start_stage
-from undisturbed import (
-    FULL,
-    VARIANT,
-    Undisturbed,
-    contents,
-    tracked,
-)
+from tracked import start_verb
+from undisturbed import FULL, VARIANT, Undisturbed, contents, tracked
 
 # SQLAlchemy tells MLflow's authors, not us, that one of its loader strategies goes away.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -118,7 +112,7 @@ def test_a_training_goes_on_without_its_server(
 ) -> None:
     project = base.copy(tmp_path / "project", "train")
     monkeypatch.chdir(project)
-    ui = start_stage("ui")
+    ui = start_verb("ui")
     try:
         address = ui.stdout.readline().split()[2]
         wait_until_it_answers(f"{address}/health")

@@ -132,15 +132,6 @@ def test_a_plain_module_without_a_description_and_every_reason() -> None:
     }
 
 
-def test_the_network_is_left_as_it_was() -> None:
-    model = create("resnet18_cifar", 10, width=8).train()
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    find_blocks(model, torch.randn(4, 3, 32, 32))
-    assert model.training
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert not any(module._forward_hooks for module in model.modules())
-
-
 def test_images_that_do_not_fit_are_named() -> None:
     with pytest.raises(ShoalError, match=r"images of shape \(3, 32, 32\).*img_size"):
         removable(create("vit_tiny_patch16_224", 10), 3, 32, 32)

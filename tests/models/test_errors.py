@@ -1,4 +1,4 @@
-"""A shortage of memory is told as one, and nothing else is."""
+"""A shortage of memory is reported as one, and nothing else is."""
 
 import resource
 from collections.abc import Iterator
@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.errors import ArtifactError
-from models.memory import OutOfMemoryError, enough_memory
-from models.saving import load_state, save_state
-from pipeline.checkpoints import damaged
+from models.errors import ArtifactError, OutOfMemoryError, enough_memory
+from models.weights.saving import load_state, save_state
+from pipeline.train.checkpoints import damaged
 
 HUGE = 2**50  # bytes, more than any machine has
 SHORTAGES = [

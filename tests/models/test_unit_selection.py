@@ -7,19 +7,21 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from places import FIXED
 from torch import Tensor, nn
 
 from models.cost import count_macs, count_parameters
 from models.errors import BlockError
 from models.surgery import bypass
+from models.unit_selection import ORDERS, Selection, select_units
 from models.units import UNITS, Unit
-from models.zoo import create
-from pipeline.activations import BlockStatistics, block_features, measure_blocks
-from pipeline.criteria import CRITERIA, Evidence
-from pipeline.distances import directions, max_sliced_wasserstein
-from pipeline.method import ORDERS, Selection, select_units
-from pipeline.params import Method
-from pipeline.search import removal_order
+from models.weights.loading import read_weights, state_sha256
+from models.zoo import create, load
+from pipeline.core.params import Method
+from pipeline.distances.features import BlockStatistics, block_features, measure_blocks
+from pipeline.distances.sliced import directions, max_sliced_wasserstein
+from pipeline.plan.scoring.criteria import CRITERIA, BlockMeasures
+from pipeline.plan.search.orders import removal_order
 from stages import export, plan, score, train
 
 OFFICIAL = Method(mode="official")
@@ -38,7 +40,7 @@ OFFICIAL_FEATURES = (2, 3, 5, 6, 8, 9, 10, 11, 12, 13, 15, 16, 17)
 
 
 def official(model: nn.Module, size: int) -> Selection:
-    return select_units(OFFICIAL, model, torch.zeros(2, 3, size, size))
+    return select_units(model, torch.zeros(2, 3, size, size), mode="official")
 
 
 def names(units: list[Unit]) -> list[str]:
@@ -61,7 +63,9 @@ def order(selection: Selection, distances: list[float]) -> list[str]:
     """The order that the mode prescribes where the units have these distances on validation."""
     measured = zip(selection.removable, distances, strict=True)
     validation = {unit.name: BlockStatistics(d, d, d, 0.0) for unit, d in measured}
-    return removal_order(CRITERIA[selection.criterion](Evidence(validation, validation, {}, {}, 0)))
+    return removal_order(
+        CRITERIA[selection.criterion](BlockMeasures(validation, validation, {}, {}, 0))
+    )
 
 
 def test_every_unit_that_a_mode_names_exists() -> None:
@@ -210,12 +214,12 @@ def test_the_order_of_mobilenet_is_ascending() -> None:
     assert order(selection, distances) == [units[i] for i in expected]
 
 
-def test_golden_values_whole_and_with_the_ten_residual_blocks_out() -> None:
+def test_golden_values_whole_and_without_the_ten_residual_blocks() -> None:
     """The authors' ten dead branches are the ten blocks that the paper's mode can remove."""
     model = create("mobilenetv2_cifar", 10).eval()
     assert millions_of_macs(model) == pytest.approx(87.9764, abs=5e-5)
     assert millions_of_parameters(model) == pytest.approx(2.2367, abs=5e-5)
-    blocks = names(select_units(Method(), model, torch.zeros(2, 3, 32, 32)).removable)
+    blocks = names(select_units(model, torch.zeros(2, 3, 32, 32)).removable)
     assert blocks == [FEATURES[n] for n in (3, 5, 6, 8, 9, 10, 12, 13, 15, 16)]
     assert millions_of_macs(bypass(model, blocks)) == pytest.approx(37.37, abs=5e-3)
 
@@ -223,19 +227,22 @@ def test_golden_values_whole_and_with_the_ten_residual_blocks_out() -> None:
 def test_a_unit_that_the_network_lacks_is_named() -> None:
     model, image = create("resnet18_cifar", 10, width=8), torch.zeros(2, 3, 32, 32)
     with pytest.raises(BlockError, match=r"method.unit = 'depthwise'; set it to auto or block"):
-        select_units(Method(unit="depthwise"), model, image)
-    assert select_units(Method(unit="block"), model, image).unit == "block"
+        select_units(model, image, unit="depthwise")
+    assert select_units(model, image, unit="block").unit == "block"
 
 
 STAGES = {"train": train, "score": score, "export": export, "plan": plan}
 
 
-def test_the_stages_in_official_mode(
+def test_the_stages_in_official_mode_from_initial_weights(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fixed = (Path(__file__).parent / "params.yaml").read_text(encoding="utf-8")
+    fixed = FIXED.read_text(encoding="utf-8")
     penalised = {"epochs": 1, "penalty": {"lambda": 1.0}}
-    variants = {mode: {"method": {"mode": mode}, "train": penalised} for mode in ORDERS}
+    start = create("resnet18_cifar", 10, in_chans=1, width=8)
+    torch.save(start.state_dict(), tmp_path / "start.pth")
+    own = {"train": penalised, "model": {"weights": "start.pth"}}
+    variants = {mode: {"method": {"mode": mode}} | own for mode in ORDERS}
     params = yaml.safe_load(fixed) | {"variants": variants}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     shutil.copytree(prepared, tmp_path / "artifacts" / "prepare")
@@ -250,6 +257,10 @@ def test_the_stages_in_official_mode(
             stage.main(mode)
             made[mode, name] = json.loads(Path("metrics", name, f"{mode}.json").read_text())
 
+    origin = read_weights(Path("start.pth")).origin
+    initial = {"origin": origin, "sha256": state_sha256(start)}
+    assert [made[m, "train"]["initial_weights"] for m in ORDERS] == [initial, initial]
+    assert load(Path("artifacts/train/paper"))[1].initial_weights == origin
     penalised_pairs = {m: set(made[m, "train"]["epochs"][0]["distances"]) for m in ORDERS}
     assert penalised_pairs["paper"] - penalised_pairs["official"] == {"layer1.0"}
     scored, planned = made["official", "score"], made["official", "plan"]

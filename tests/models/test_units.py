@@ -11,10 +11,10 @@ from models.cost import count_macs
 from models.surgery import bypass
 from models.units import UNITS, Unit, depthwise_units, mlp_branch_units
 from models.zoo import create
-from pipeline.collapse import collapse_onnx
-from pipeline.engines import onnxruntime
-from pipeline.export import export_onnx
-from pipeline.parity import compare
+from pipeline.collapse.rewrite import collapse_onnx
+from pipeline.export.exporter import export_onnx
+from pipeline.export.parity import compare
+from pipeline.export.session import runner
 
 
 def names(units: list[Unit]) -> list[str]:
@@ -48,7 +48,9 @@ def test_modules_in_a_sequence_of_their_own_have_its_name() -> None:
 @pytest.mark.parametrize(
     ("name", "size"), [("mobilenetv2_cifar", 32), ("mobilenetv3_small_050", 64)]
 )
-def test_depthwise_units_out_of_the_onnx_graph(name: str, size: int, tmp_path: Path) -> None:
+def test_depthwise_units_are_removed_from_the_onnx_graph(
+    name: str, size: int, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     model = with_signal(create(name, 10))
     images = torch.randn(3, 3, size, size)
@@ -61,7 +63,7 @@ def test_depthwise_units_out_of_the_onnx_graph(name: str, size: int, tmp_path: P
         with torch.inference_mode():
             expected, whole = shallow(images), model(images)
         assert (expected - whole).abs().max() > 0.01 * whole.abs().max()
-        produced = onnxruntime.runner(tmp_path / "shallow.onnx")(images.numpy())
+        produced = runner(tmp_path / "shallow.onnx")(images.numpy())
         assert compare(expected.numpy(), produced).max_rel <= 1e-4
         assert report.after.macs == count_macs(shallow, images)
 

@@ -1,21 +1,19 @@
 """Initial weights: read without running code, and loaded whole or not at all."""
 
-import json
+import argparse
 import os
-import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import save_file
-from stage_process import ROOT, run_stage
 from torch import nn
 
 from models import zoo
 from models.errors import WeightsError
-from models.saving import tensors_sha256
-from models.weights import Weights, load_into, read_weights, state_sha256
+from models.weights.loading import Weights, load_into, read_weights, state_sha256
+from models.weights.saving import tensors_sha256
 
 
 def small(num_classes: int = 5, in_chans: int = 3, **options: object) -> nn.Module:
@@ -23,7 +21,7 @@ def small(num_classes: int = 5, in_chans: int = 3, **options: object) -> nn.Modu
 
 
 def equal(a: nn.Module, b: nn.Module, but: str = "\0") -> bool:
-    """Whether two networks have the same tensors, those under the name `but` left out."""
+    """Whether two networks have the same tensors, without those under the name `but`."""
     theirs = b.state_dict()
     return all(
         torch.equal(value, theirs[key])
@@ -34,7 +32,7 @@ def equal(a: nn.Module, b: nn.Module, but: str = "\0") -> bool:
 
 @pytest.fixture
 def saved() -> nn.Module:
-    """A network whose every tensor, counters and running statistics too, tells it from others."""
+    """A network whose every tensor, counters and running statistics too, is its own."""
     torch.manual_seed(1)
     model = small()
     model(torch.randn(4, 3, 32, 32))
@@ -42,20 +40,105 @@ def saved() -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("name", "write"),
+    ("name", "write", "changes"),
     [
-        ("w.safetensors", lambda model, path: save_file(model.state_dict(), path)),
-        ("w.pth", lambda model, path: torch.save(model.state_dict(), path)),
-        ("w.tar", lambda model, path: torch.save({"epoch": 3, "model": model.state_dict()}, path)),
+        ("w.safetensors", save_file, []),
+        ("w.pth", torch.save, []),
+        *(
+            (f"{key}.tar", wrapped, [f"its '{key}' is taken"])
+            for key in ("model", "state_dict", "model_state_dict", "net", "weights", "mine")
+            for wrapped in [
+                lambda state, path, key=key: torch.save({"epoch": 3, key: state, "o": {}}, path)
+            ]
+        ),
+        (
+            "lightning.ckpt",
+            lambda state, path: torch.save({"state_dict": prefixed(state, "model.")}, path),
+            ["its 'state_dict' is taken", "prefix 'model.' taken off"],
+        ),
+        (
+            "with_a_loss.ckpt",
+            lambda state, path: torch.save(
+                prefixed(state, "model.") | {"loss.weight": torch.ones(5)}, path
+            ),
+            ["prefix 'model.' taken off, 1 tensors without it left out"],
+        ),
+        (
+            "compiled_ddp.pth",
+            lambda state, path: torch.save(prefixed(state, "module._orig_mod."), path),
+            ["prefix 'module._orig_mod.' taken off"],
+        ),
+        (
+            "averaged.pth",
+            lambda state, path: torch.save({"model": {}, "ema": {"module": state}}, path),
+            ["its 'module' is taken"],
+        ),
+        (
+            "double.pth",
+            lambda state, path: torch.save({k: v.double() for k, v in state.items()}, path),
+            [],  # counters too: 3.0
+        ),
     ],
 )
-def test_every_tensor_of_a_file_arrives(saved, tmp_path, name, write) -> None:
-    write(saved, tmp_path / name)
+def test_every_tensor_of_a_file_arrives(saved, tmp_path, name, write, changes) -> None:
+    write(saved.state_dict(), tmp_path / name)
     model = small()
     assert not equal(model, saved)
-    assert load_into(model, read_weights(tmp_path / name), 3) == []
+    assert load_into(model, read_weights(tmp_path / name), 3) == changes
     assert equal(model, saved)
     assert state_sha256(model) == state_sha256(saved)
+
+
+def prefixed(state: dict, prefix: str) -> dict:
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+def test_numbers_of_numpy_and_arguments_beside_the_tensors_do_no_harm(saved, tmp_path) -> None:
+    best = {"accuracy": np.float64(93.1), "epoch": np.int64(3), "curve": np.arange(3.0)}
+    arguments = argparse.Namespace(lr=np.float32(0.1))
+    kept = {"state_dict": saved.state_dict(), "best": best, "args": arguments, "ok": np.bool_(True)}
+    torch.save(kept, tmp_path / "w.pth")
+    named = (tmp_path / "w.pth").read_bytes()
+    assert b"multiarray" in named
+    model = small()
+    load_into(model, read_weights(tmp_path / "w.pth"), 3)
+    assert equal(model, saved)
+
+
+def test_a_network_that_is_there_twice_is_not_chosen_from(saved) -> None:
+    state = saved.state_dict()
+    for first in ("", "model."):
+        twice = prefixed(state, first) | prefixed(state, "ema.")
+        with pytest.raises(WeightsError, match=rf"more than once, under '{first}', 'ema\.'; save"):
+            load_into(small(), Weights(twice, "a file"), 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda t: t.mul(100).to(torch.int8), "is of type torch.int8 and the network's of"),
+        (lambda t: t > 0, "is of type torch.bool"),
+        (lambda t: t.to(torch.complex64), "is of type torch.complex64"),
+        (lambda t: t.mul(100).to(torch.uint8), "is of type torch.uint8"),
+        (lambda t: t.where(t != t.max(), torch.nan), r"holds values that are not finite in"),
+        (lambda t: t.where(t != t.max(), -torch.inf), r"holds values that are not finite in"),
+        (lambda t: t.double() * 1e300, r"holds values that are not finite in torch\.float32"),
+    ],
+)
+@pytest.mark.parametrize("name", ["layer1.0.bn1.running_var", "layer1.0.conv1.weight"])
+def test_numbers_that_are_none_or_of_another_kind_are_refused(saved, name, change, why) -> None:
+    state = saved.state_dict()
+    state[name] = change(state[name])
+    with pytest.raises(WeightsError, match=rf"weights a file: {name} {why}"):
+        load_into(small(), Weights(state, "a file"), 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_types_are_taken(saved, dtype) -> None:
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in saved.state_dict().items()}
+    model = small()
+    assert load_into(model, Weights(state, "a file"), 3) == []
+    assert torch.equal(model.fc.weight, state["fc.weight"].float())
 
 
 def test_digests_stay_what_they_were() -> None:
@@ -93,22 +176,26 @@ def test_only_the_classifier_is_new_for_another_number_of_classes(saved, capsys)
     )
 
 
-@pytest.mark.parametrize("name", ["resnet18_cifar", "test_vit", "test_efficientnet"])
-def test_grey_images_get_the_sum_over_the_channels(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "saved_channels", "channels"),
+    [
+        ("resnet18_cifar", 3, 1),
+        ("test_vit", 3, 1),
+        ("test_efficientnet", 3, 1),
+        ("test_resnet", 1, 3),
+    ],
+)
+def test_the_stem_is_summed_or_repeated_over_the_image_channels(
+    name: str, saved_channels: int, channels: int
+) -> None:
     options = {"img_size": 32} if name == "test_vit" else {}
     torch.manual_seed(0)
-    colour = zoo.create(name, 4, **options).eval()
-    weights = Weights(colour.state_dict(), "a file")
-    grey = zoo.create(name, 4, in_chans=1, weights=weights, **options).eval()
+    before = zoo.create(name, 4, in_chans=saved_channels, **options).eval()
+    weights = Weights(before.state_dict(), "a file")
+    after = zoo.create(name, 4, in_chans=channels, weights=weights, **options).eval()
     x = torch.randn(2, 1, 32, 32)
-    torch.testing.assert_close(grey(x), colour(x.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5)
-
-
-def test_colour_images_can_start_from_grey_weights() -> None:
-    grey = small(in_chans=1).eval()
-    colour = small(weights=Weights(grey.state_dict(), "a file")).eval()
-    x = torch.randn(2, 1, 32, 32)
-    torch.testing.assert_close(colour(x.expand(-1, 3, -1, -1)), grey(x), rtol=1e-4, atol=1e-5)
+    grey = (x.expand(-1, n, -1, -1) for n in (channels, saved_channels))
+    torch.testing.assert_close(after(next(grey)), before(next(grey)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:timm")  # of its interpolation
@@ -127,38 +214,30 @@ def test_batch_counters_may_be_missing_as_in_old_files(saved) -> None:
     assert all(torch.equal(loaded[key], value) for key, value in state.items())
 
 
-def test_a_misnamed_tensor_is_shown_with_its_near_match(saved) -> None:
-    state = {k.replace("layer1.0.bn1", "layer1.0.bn_1"): v for k, v in saved.state_dict().items()}
-    expected = r"missing: 'layer1.0.bn1.weight' \(there is 'layer1.0.bn_1.weight'\).*unexpected"
-    with pytest.raises(WeightsError, match=expected):
-        load_into(small(), Weights(state, "a file"), 3)
+def renamed(state: dict, old: str, new: str) -> dict:
+    return {key.replace(old, new): value for key, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: renamed(s, "0.bn1.w", "0.bn_1.w"), r'Missing .*"layer1\.0\.bn1\.weight".*bn_1'),
+        (lambda s: s | {"extra.weight": torch.zeros(1)}, r'Unexpected key.*"extra\.weight"'),
+        (lambda s: {k: v for k, v in s.items() if "fc." not in k}, r'Missing .*"fc\.weight"'),
+        (lambda s: s | {"conv1.0.weight": s["fc.weight"]}, r"size mismatch .*conv1\.0\.weight"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named_with_the_fix(saved, change, message: str) -> None:
+    with pytest.raises(WeightsError, match=rf"a file do not fit.*{message}.*; set model\.name and"):
+        load_into(small(num_classes=7), Weights(change(saved.state_dict()), "a file"), 3)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "dla34"])  # timm itself is not strict with the 2nd
 def test_a_missing_tensor_is_an_error_even_where_the_classes_differ(name: str) -> None:
     state = zoo.create(name, 5).state_dict()
     del state[next(key for key in state if key.endswith("bn2.weight"))]
-    with pytest.raises(WeightsError, match="1 missing: 'l"):
+    with pytest.raises(WeightsError, match=r"Missing key\(s\) in state_dict: \"l"):
         zoo.create(name, 7, weights=Weights(state, "a file"))
-
-
-def test_an_unexpected_tensor_is_an_error(saved) -> None:
-    state = saved.state_dict() | {"extra.weight": torch.zeros(1)}
-    with pytest.raises(WeightsError, match=r"1 unexpected: 'extra\.weight'"):
-        load_into(small(), Weights(state, "a file"), 3)
-
-
-def test_a_missing_classifier_is_an_error(saved) -> None:
-    state = {k: v for k, v in saved.state_dict().items() if not k.startswith("fc.")}
-    with pytest.raises(WeightsError, match=r"'fc\.weight'"):
-        load_into(small(num_classes=7), Weights(state, "a file"), 3)
-
-
-def test_another_width_is_an_error_that_shows_shapes() -> None:
-    state = zoo.create("resnet18_cifar", 5, width=16).state_dict()
-    expected = r"conv1\.weight is \(16, 3, 3, 3\) and should be \(8, 3, 3, 3\).*model\.options"
-    with pytest.raises(WeightsError, match=expected):
-        zoo.create("resnet18_cifar", 5, width=8, weights=Weights(state, "a file"))
 
 
 class Hostile:
@@ -220,22 +299,3 @@ def test_the_digest_sees_one_changed_bit(saved) -> None:
         value = saved.fc.bias[0].clone()
         saved.fc.bias[0] = torch.nextafter(value, value + 1)
     assert state_sha256(saved) != before
-
-
-def test_the_train_stage_records_what_it_started_from(tmp_path: Path, prepared: Path) -> None:
-    start = zoo.create("resnet18_cifar", 10, in_chans=1, width=8)
-    torch.save(start.state_dict(), tmp_path / "start.pth")
-    params = yaml.safe_load((ROOT / "tests" / "params.yaml").read_text(encoding="utf-8"))
-    params["train"]["epochs"] = 1
-    params["variants"]["dense"] = {"model": {"weights": "start.pth"}}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    shutil.copytree(prepared, tmp_path / "artifacts" / "prepare")
-    (tmp_path / "metrics").mkdir()
-    shutil.copy(prepared / "manifest.json", tmp_path / "metrics" / "prepare.json")
-    nowhere = "http://127.0.0.1:1"  # no server: nothing is tracked
-    result = run_stage("train", "dense", cwd=tmp_path, MLFLOW_TRACKING_URI=nowhere)
-    assert result.returncode == 0, result.stderr
-    initial = json.loads((tmp_path / "metrics" / "train" / "dense.json").read_text())
-    origin = read_weights(tmp_path / "start.pth").origin.removeprefix(f"{tmp_path}/")
-    assert initial["initial_weights"] == {"origin": origin, "sha256": state_sha256(start)}
-    assert zoo.load(tmp_path / "artifacts" / "train" / "dense")[1].initial_weights == origin

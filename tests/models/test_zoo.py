@@ -5,24 +5,19 @@ import re
 
 import pytest
 import torch
+from torch import nn
 
 from models import zoo
 from models.cost import count_parameters
 from models.errors import ArtifactError, ShoalError, UnknownModelError
 
+SPEC = zoo.ModelSpec(
+    *("resnet18_cifar", 3, 1, 32, [0.5], [0.25], ["a", "b", "c"]), options={"width": 8}
+)
 
-def spec(**changes: object) -> zoo.ModelSpec:
-    values = {
-        "name": "resnet18_cifar",
-        "num_classes": 3,
-        "in_chans": 1,
-        "image_size": 32,
-        "mean": [0.5],
-        "std": [0.25],
-        "classes": ["a", "b", "c"],
-        "options": {"width": 8},
-    }
-    return zoo.ModelSpec(**(values | changes))
+
+def small() -> nn.Module:
+    return zoo.create("resnet18_cifar", 3, in_chans=1, width=8).eval()
 
 
 @pytest.mark.parametrize("name", ["resnet18_cifar", "mobilenetv2_cifar", "mobilenetv3_small_050"])
@@ -67,33 +62,30 @@ def test_published_normalisation_is_that_of_the_weights_averaged_for_grey_images
     assert zoo.normalisation(model, 3) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     mean, std = zoo.normalisation(model, 1)
     assert (mean, std) == ([pytest.approx(0.449)], [pytest.approx(0.226)])
-
-
-def test_an_architecture_without_published_weights_has_no_normalisation() -> None:
-    assert zoo.normalisation(zoo.create("resnet18_cifar", 3, width=8), 3) is None
+    assert zoo.normalisation(small(), 1) is None  # it has no published weights
 
 
 def test_a_saved_network_comes_back_the_same(tmp_path) -> None:
-    model = zoo.create("resnet18_cifar", 3, in_chans=1, width=8).eval()
-    zoo.save(tmp_path, spec(), model)
+    model = small()
+    zoo.save(tmp_path, SPEC, model)
     loaded, description = zoo.load(tmp_path)
     x = torch.randn(2, 1, 32, 32)
     assert torch.equal(loaded(x), model(x))
-    assert description == spec()
+    assert description == SPEC
     assert description.example(4).shape == (4, 1, 32, 32)
 
 
 def test_tied_weights_are_kept(tmp_path) -> None:
-    model = zoo.create("resnet18_cifar", 3, in_chans=1, width=8)
+    model = small()
     model.layer1[1].conv1.weight = model.layer1[0].conv1.weight
-    zoo.save(tmp_path, spec(), model)
+    zoo.save(tmp_path, SPEC, model)
     loaded, _ = zoo.load(tmp_path)
     assert torch.equal(loaded.layer1[1].conv1.weight, model.layer1[0].conv1.weight)
 
 
 def test_weights_of_another_network_are_refused(tmp_path) -> None:
-    zoo.save(tmp_path, spec(), zoo.create("resnet18_cifar", 3, in_chans=1, width=8))
-    (tmp_path / "model.json").write_text(json.dumps(vars(spec(options={"width": 16}))))
+    zoo.save(tmp_path, SPEC, small())
+    (tmp_path / "model.json").write_text(json.dumps(vars(SPEC) | {"options": {"width": 16}}))
     with pytest.raises(ArtifactError, match="no usable network"):
         zoo.load(tmp_path)
 
@@ -101,7 +93,7 @@ def test_weights_of_another_network_are_refused(tmp_path) -> None:
 def test_damaged_and_missing_files_are_named(tmp_path) -> None:
     with pytest.raises(ArtifactError, match=r"model\.json is missing"):
         zoo.load(tmp_path)
-    zoo.save(tmp_path, spec(), zoo.create("resnet18_cifar", 3, in_chans=1, width=8))
+    zoo.save(tmp_path, SPEC, small())
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ArtifactError, match="train it again"):

@@ -14,7 +14,7 @@ from trainings import assert_same_weights, fresh
 
 from models.errors import ShoalError
 from models.surgery import bypass
-from pipeline.recoverability import (
+from pipeline.plan.scoring.recoverability import (
     balanced_subsets,
     batch_statistics,
     losses_without,
@@ -39,9 +39,7 @@ def test_every_block_is_missing_equally_often(count: int, data: st.DataObject, s
 
 
 @given(st.lists(st.floats(-2, 2), min_size=3, max_size=7), st.floats(-5, 5), st.integers(0, 99))
-def test_losses_that_add_up_are_taken_apart(
-    values: list[float], constant: float, seed: int
-) -> None:
+def test_losses_that_add_up_are_separated(values: list[float], constant: float, seed: int) -> None:
     names = [f"b{i}" for i in range(len(values))]
     worth = dict(zip(names, values, strict=True))
     subsets = balanced_subsets(names, (len(names) + 1) // 2, seed)
@@ -49,7 +47,7 @@ def test_losses_that_add_up_are_taken_apart(
     assume(np.linalg.matrix_rank(missing) == len(names))  # else chance made the rings alike
     losses = [constant + sum(worth[name] for name in subset) for subset in subsets]
     found = marginal_losses(names, subsets, losses)
-    shift = found[names[0]] - worth[names[0]]  # cannot be told from the constant
+    shift = found[names[0]] - worth[names[0]]  # part of the constant
     assert [found[n] - shift for n in names] == pytest.approx(values, abs=1e-6)
 
 
@@ -67,13 +65,13 @@ def batches(seed: int, count: int = 2) -> list[tuple[torch.Tensor, torch.Tensor]
 def test_losses_are_those_of_networks_without_the_blocks() -> None:
     model, _ = fresh()
     before = copy.deepcopy(model)
-    judged = batches(0)
+    held_out = batches(0)
     subsets = [NAMES[:2], [], NAMES]
-    found = losses_without(model, subsets, judged)
+    found = losses_without(model, subsets, held_out)
     for subset, loss in zip(subsets, found, strict=True):
         shallow = bypass(before, subset).train()  # batch norm by the batch; no dropout there is
         with torch.no_grad():
-            own = [cross_entropy(shallow(x), y).item() for x, y in judged]
+            own = [cross_entropy(shallow(x), y).item() for x, y in held_out]
         assert loss == pytest.approx(sum(own) / len(own), rel=1e-5)
     assert_same_weights(model, before)
     assert model.training == before.training
@@ -92,7 +90,7 @@ def test_batch_statistics_come_from_the_batch_and_leave_no_trace() -> None:
 
 
 class Scales(nn.Module):
-    """Mixes nothing, so no training can make it stand in for another block."""
+    """Mixes nothing, so no training can make it replace another block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +101,7 @@ class Scales(nn.Module):
 
 
 class Vital(nn.Module):
-    """Passes the sign on from where the head does not look: without it there is nothing to see."""
+    """Copies the sign to where the head reads: without it the head has no information."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.stack([x[:, 0] + x[:, 1], x[:, 1]], dim=1)
@@ -113,7 +111,7 @@ def test_what_cannot_be_recovered_from_is_found() -> None:
     torch.manual_seed(0)
     head = nn.Linear(2, 2)
     head.weight.data = torch.tensor([[5.0, 0.0], [-5.0, 0.0]])
-    head.weight.requires_grad_(False)  # it never learns to look elsewhere
+    head.weight.requires_grad_(False)  # it never learns to read elsewhere
 
     blocks = {"idle": Scales(), "vital": Vital(), "other": Scales()}
     model = nn.Sequential(OrderedDict(blocks | {"head": head}))
@@ -125,7 +123,7 @@ def test_what_cannot_be_recovered_from_is_found() -> None:
     assert values["vital"] - max(values["idle"], values["other"]) > 0.3
 
 
-def test_a_training_that_diverged_is_told() -> None:
+def test_a_training_that_diverged_is_an_error() -> None:
     model = nn.Sequential(OrderedDict(a=Scales(), b=Scales(), head=nn.Linear(2, 2)))
     learned = [(torch.ones(4, 2), torch.zeros(4, dtype=torch.long))] * 8
     options = {"size": 1, "learning_rate": 1e30, "seed": 0}

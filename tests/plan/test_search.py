@@ -10,16 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import ParamsError
-from pipeline.params import Plan
-from pipeline.search import (
-    SEARCHES,
-    Found,
-    Level,
-    Problem,
-    Shallow,
-    deepest_level,
-    removal_order,
-)
+from pipeline.core.params import Plan
+from pipeline.plan.level import MeasuredNetwork, ShallowNetwork, deepest_level
+from pipeline.plan.search.orders import SEARCHES, SearchProblem, SearchResult, removal_order
 
 OfSet = Callable[[frozenset[str]], float]
 
@@ -47,28 +40,30 @@ class Network:
     accuracy: OfSet
     latency: OfSet
     lost: OfSet  # a block's new score is what it adds to this
-    judged: list[list[str]] = field(default_factory=list)
+    measured: list[list[str]] = field(default_factory=list)
     timed: list[list[list[str]]] = field(default_factory=list)
 
-    def judge(self, removed: Sequence[str]) -> Level:
-        self.judged.append(list(removed))
-        return Level(list(removed), {}, self.accuracy(frozenset(removed)))
+    def measure(self, removed: Sequence[str]) -> MeasuredNetwork:
+        self.measured.append(list(removed))
+        return MeasuredNetwork(list(removed), {}, self.accuracy(frozenset(removed)))
 
-    def rescore(self, level: Level) -> dict[str, float]:
-        gone = frozenset(level.removed)
-        left = [name for name in self.scores if name not in gone]
-        return {name: self.lost(gone | {name}) - self.lost(gone) for name in left}
+    def rescore(self, level: MeasuredNetwork) -> dict[str, float]:
+        removed = frozenset(level.removed)
+        left = [name for name in self.scores if name not in removed]
+        return {name: self.lost(removed | {name}) - self.lost(removed) for name in left}
 
-    def latencies_ms(self, networks: Sequence[Shallow]) -> list[float]:
+    def latencies_ms(self, networks: Sequence[ShallowNetwork]) -> list[float]:
         self.timed.append([network.removed for network in networks])
         return [self.latency(frozenset(network.removed)) for network in networks]
 
-    def search(self, params: Plan, first: Sequence[str] = ()) -> Found:
-        problem = Problem(self.scores, params, self.judge, self.rescore, self.latencies_ms, first)
+    def search(self, params: Plan, first: Sequence[str] = ()) -> SearchResult:
+        problem = SearchProblem(
+            self.scores, params, self.measure, self.rescore, self.latencies_ms, first
+        )
         return SEARCHES[params.search](problem)
 
 
-def test_the_least_missed_goes_first_and_ties_keep_the_networks_order() -> None:
+def test_the_lowest_score_is_removed_first_and_ties_keep_the_networks_order() -> None:
     assert removal_order({"a": 0.5, "b": 0.1, "c": 0.5, "d": -1.0}) == ["d", "b", "a", "c"]
 
 
@@ -93,57 +88,61 @@ def test_a_level_below_the_floor_does_not_hide_a_deeper_one_above_it() -> None:
 def test_greedy_is_one_shot_where_scores_do_not_change_with_removal(values: list[int]) -> None:
     scores = {f"block {i}": float(value) for i, value in enumerate(values)}
 
-    def total(gone: frozenset[str]) -> float:
-        return sum(scores[name] for name in gone)
+    def total(removed: frozenset[str]) -> float:
+        return sum(scores[name] for name in removed)
 
     found = [
-        Network(scores, lambda gone: 90 - len(gone), never, total).search(settings(search))
+        Network(scores, lambda removed: 90 - len(removed), never, total).search(settings(search))
         for search in ("one_shot", "greedy")
     ]
     assert found[0].order == found[1].order
     assert found[0].levels == found[1].levels
     assert found[0].chosen_level == found[1].chosen_level == min(1, len(scores))
-    assert found[1].facts == {"scores": {name: scores[name] for name in found[1].order}}
+    assert found[1].scores == {name: scores[name] for name in found[1].order}
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_what_goes_first_goes_first_whatever_is_measured(search: str) -> None:
+def test_first_blocks_are_removed_first_whatever_is_measured(search: str) -> None:
     scores = {"a": 0.0, "b": 1.0, "c": 2.0, "d": 3.0}
 
-    def lost(gone: frozenset[str]) -> float:
-        return sum(scores[name] for name in gone)
+    def lost(removed: frozenset[str]) -> float:
+        return sum(scores[name] for name in removed)
 
-    network = Network(scores, lambda gone: 90 - lost(gone), lambda gone: 10.0 - len(gone), lost)
+    network = Network(
+        scores, lambda removed: 90 - lost(removed), lambda removed: 10.0 - len(removed), lost
+    )
     params = settings(search, **({"latency_budget_ms": 20.0} if "latency" in search else {}))
     found = network.search(params, ["d", "c"])
     assert found.order == ["d", "c", "a", "b"]
     if search == "greedy":
-        assert found.facts["scores"] == {name: scores[name] for name in found.order}
+        assert found.scores == {name: scores[name] for name in found.order}
 
 
-def redundant(gone: frozenset[str]) -> float:
-    """What is lost: a and b do the same, so either may go, but not both; c is worth more than one.
+def redundant(removed: frozenset[str]) -> float:
+    """What is lost: a and b do the same, so either can be removed, but not both; c is worth more.
 
-    The second choice changes once the first has gone.
+    The second choice changes once the first is removed.
     """
-    return 5.0 * ("a" in gone and "b" in gone) + 1.0 * ("a" in gone) + 2.0 * ("c" in gone)
+    return (
+        5.0 * ("a" in removed and "b" in removed) + 1.0 * ("a" in removed) + 2.0 * ("c" in removed)
+    )
 
 
 def test_greedy_chooses_the_second_by_the_network_without_the_first() -> None:
     whole = {name: redundant(frozenset(name)) for name in "abc"}
-    network = Network(whole, lambda gone: 90 - redundant(gone), never, redundant)
+    network = Network(whole, lambda removed: 90 - redundant(removed), never, redundant)
     assert network.search(settings("one_shot")).order == ["b", "a", "c"]
     found = network.search(settings("greedy", max_accuracy_drop_pct=2.0))
     assert found.order == ["b", "c", "a"]
-    assert found.facts["scores"] == {"b": 0, "c": 2, "a": 6}
+    assert found.scores == {"b": 0, "c": 2, "a": 6}
     assert found.chosen_level == 2
 
 
 @pytest.mark.parametrize("search", ["one_shot", "greedy"])
-def test_a_search_without_time_judges_every_level_once(search: str) -> None:
+def test_a_search_without_time_measures_every_level_once(search: str) -> None:
     network = Network(dict.fromkeys("abcd", 0.0), lambda _: 90.0, never, lambda _: 0.0)
     network.search(settings(search))
-    assert network.judged == [list("abcd")[:n] for n in range(5)]
+    assert network.measured == [list("abcd")[:n] for n in range(5)]
 
 
 def subsets(names: Iterable[str]) -> list[frozenset[str]]:
@@ -155,9 +154,9 @@ def subsets(names: Iterable[str]) -> list[frozenset[str]]:
 def best_within(network: Network, budget_ms: float) -> float:
     """Return the best accuracy of all subsets within the budget, by trying each."""
     return max(
-        network.accuracy(gone)
-        for gone in subsets(network.scores)
-        if network.latency(gone) <= budget_ms
+        network.accuracy(removed)
+        for removed in subsets(network.scores)
+        if network.latency(removed) <= budget_ms
     )
 
 
@@ -171,71 +170,72 @@ def test_equal_blocks_are_chosen_as_well_as_by_trying_all_subsets(
     """Every block saves the same, and ever less: greedy is optimal, the sum of savings is not."""
     lost = {f"block {i}": float(loss) for i, loss in enumerate(losses)}
 
-    def latency(gone: frozenset[str]) -> float:
-        return 10 - 3 * math.sqrt(len(gone))
+    def latency(removed: frozenset[str]) -> float:
+        return 10 - 3 * math.sqrt(len(removed))
 
     network = Network(
-        dict.fromkeys(lost, 0.0), lambda gone: 90 - sum(lost[n] for n in gone), latency, never
+        dict.fromkeys(lost, 0.0), lambda removed: 90 - sum(lost[n] for n in removed), latency, never
     )
     params = settings("latency_aware", latency_budget_ms=budget_ms)
-    if all(latency(gone) > budget_ms for gone in subsets(lost)):
+    if all(latency(removed) > budget_ms for removed in subsets(lost)):
         with pytest.raises(ParamsError, match="out of reach"):
             network.search(params)
         return
     found = network.search(params)
     chosen = found.levels[found.chosen_level]
     assert chosen.accuracy_pct == best_within(network, budget_ms)
-    assert chosen.facts["latency_ms"] <= budget_ms
-    assert found.facts["savings_ms"] == dict.fromkeys(lost, 3.0)
-    for level in found.levels:
-        assert level.facts["latency_ms"] == latency(frozenset(level.removed))
+    assert found.latencies_ms[found.chosen_level] <= budget_ms
+    assert found.savings_ms == dict.fromkeys(lost, 3.0)
+    assert found.latencies_ms == [latency(frozenset(level.removed)) for level in found.levels]
 
 
 SAVED_ALONE = {"wide": 4.0, "thin": 0.5, "deep": 2.0, "late": 1.0}
 LOST_ALONE = {"wide": 2.0, "thin": 1.5, "deep": 0.5, "late": 4.0}
 
 
-def overlapping(gone: frozenset[str]) -> float:
+def overlapping(removed: frozenset[str]) -> float:
     """Two blocks that fuse with each other save less together than one by one."""
-    overlap = 1.5 if {"wide", "deep"} <= gone else 0.0
-    return 10 - sum(SAVED_ALONE[name] for name in gone) + overlap
+    overlap = 1.5 if {"wide", "deep"} <= removed else 0.0
+    return 10 - sum(SAVED_ALONE[name] for name in removed) + overlap
 
 
-def test_blocks_go_by_what_a_saved_ms_costs_and_levels_are_timed_as_they_are() -> None:
+def test_blocks_are_removed_by_accuracy_lost_per_ms_and_levels_are_timed_as_they_are() -> None:
     network = Network(
         dict.fromkeys(SAVED_ALONE, 0.0),
-        lambda gone: 90 - sum(LOST_ALONE[name] for name in gone),
+        lambda removed: 90 - sum(LOST_ALONE[name] for name in removed),
         overlapping,
         never,
     )
     found = network.search(settings("latency_aware", latency_budget_ms=5.6))
     assert found.order == ["deep", "wide", "thin", "late"]  # 0.25, 0.5, 3 and 4 points per ms
-    latencies = [level.facts["latency_ms"] for level in found.levels]
-    assert latencies == [10, 8, 5.5, 5, 4]  # 4, 3.5, 2.5 if savings added up
+    assert found.latencies_ms == [10, 8, 5.5, 5, 4]  # 4, 3.5, 2.5 if savings added up
     assert found.chosen_level == 2
     assert found.levels[2].accuracy_pct == best_within(network, 5.6)
-    assert found.facts["savings_ms"] == SAVED_ALONE
-    assert (found.facts["whole_ms"], found.facts["latency_budget_ms"]) == (10, 5.6)
+    assert found.savings_ms == SAVED_ALONE
+    assert found.whole_ms == 10
     assert network.timed[1] == [found.order[:n] for n in range(5)]
-    assert len(network.judged) == 1 + 4 + 3 + 2 + 1
+    assert len(network.measured) == 1 + 4 + 3 + 2 + 1
 
 
 def test_accuracy_is_measured_again_after_a_removal() -> None:
     network = Network(
-        dict.fromkeys("abc", 0.0), lambda gone: 90 - redundant(gone), lambda g: 10 - len(g), never
+        dict.fromkeys("abc", 0.0),
+        lambda removed: 90 - redundant(removed),
+        lambda g: 10 - len(g),
+        never,
     )
     found = network.search(settings("latency_aware", latency_budget_ms=8.0))
     assert found.order == ["b", "c", "a"]
     assert found.levels[found.chosen_level].accuracy_pct == best_within(network, 8.0) == 88
 
 
-def test_what_costs_no_accuracy_goes_by_time_and_what_saves_no_time_goes_last() -> None:
+def test_without_loss_the_largest_saving_is_first_and_without_saving_a_block_is_last() -> None:
     saved = {"slower": -0.1, "gains": 1.0, "free": 2.0, "dear": 3.0, "same": 0.0}
     lost = {"slower": 0.0, "gains": -1.0, "free": 0.0, "dear": 1.0, "same": 1.0}
     network = Network(
         dict.fromkeys(saved, 0.0),
-        lambda gone: 90 - sum(lost[name] for name in gone),
-        lambda gone: 10 - sum(saved[name] for name in gone),
+        lambda removed: 90 - sum(lost[name] for name in removed),
+        lambda removed: 10 - sum(saved[name] for name in removed),
         never,
     )
     found = network.search(settings("latency_aware", latency_budget_ms=20.0))
@@ -249,7 +249,7 @@ def test_of_equally_accurate_levels_the_fastest_is_chosen() -> None:
     assert found.chosen_level == 2
 
 
-def test_a_budget_out_of_reach_is_told_before_the_search() -> None:
+def test_a_budget_out_of_reach_is_an_error_before_the_search() -> None:
     network = Network(dict.fromkeys("abc", 0.0), lambda _: 90.0, lambda g: 10 - len(g), never)
     with pytest.raises(ParamsError) as caught:
         network.search(settings("latency_aware", latency_budget_ms=6.5, latency_batch=4))
@@ -258,24 +258,24 @@ def test_a_budget_out_of_reach_is_told_before_the_search() -> None:
         "takes 7 ms at batch 4 on this machine; allow at least that, or start from a smaller "
         "network"
     )
-    assert len(network.judged) == 4  # the whole network and each block alone
+    assert len(network.measured) == 4  # the whole network and each block alone
 
 
-def test_what_stands_in_for_blocks_may_break_a_budget_that_looked_possible() -> None:
-    def judge(removed: Sequence[str]) -> Level:
-        return Level(list(removed), dict.fromkeys(removed), 90.0)
+def test_replacements_may_break_a_budget_that_looked_possible() -> None:
+    def measure(removed: Sequence[str]) -> MeasuredNetwork:
+        return MeasuredNetwork(list(removed), dict.fromkeys(removed), 90.0)
 
-    def latencies_ms(networks: Sequence[Shallow]) -> list[float]:
-        return [10 - len(n.removed) + 0.5 * len(n.stand_ins) for n in networks]
+    def latencies_ms(networks: Sequence[ShallowNetwork]) -> list[float]:
+        return [10 - len(n.removed) + 0.5 * len(n.replacements) for n in networks]
 
     params = settings("latency_aware", latency_budget_ms=8.5)
-    problem = Problem(dict.fromkeys("ab", 0.0), params, judge, lambda _: {}, latencies_ms)
+    problem = SearchProblem(dict.fromkeys("ab", 0.0), params, measure, lambda _: {}, latencies_ms)
     with pytest.raises(ParamsError, match=r"without 2 of 2 blocks, takes 9 ms"):
         SEARCHES["latency_aware"](problem)
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_a_network_without_blocks_that_may_go_has_one_level(search: str) -> None:
+def test_a_network_without_removable_blocks_has_one_level(search: str) -> None:
     network = Network({}, lambda _: 90.0, lambda _: 1.0, never)
     found = network.search(settings(search, latency_budget_ms=2.0))
     assert (found.order, len(found.levels), found.chosen_level) == ([], 1, 0)

@@ -1,4 +1,4 @@
-"""Plans that go by latency know the machine; the others are the same on every machine."""
+"""Plans by latency depend on the machine; the others are the same on every machine."""
 
 import json
 import shutil
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from places import FIXED
 
-from pipeline.probe import probe
+from pipeline.engines.backends.probe import probe
 from stages import export, plan, score, train, yardstick
 
-FIXED = Path(__file__).parent / "params.yaml"
 Project = Callable[..., None]
 
 

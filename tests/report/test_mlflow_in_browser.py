@@ -15,19 +15,19 @@ from urllib.parse import quote
 
 import pytest
 from browser import chromium, screenshot
+from places import ROOT
 from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support import expected_conditions as seen
 from selenium.webdriver.support.wait import WebDriverWait
-from test_ui import wait_until_it_answers
+from stage_process import wait_until_it_answers
 from tracked import (
     MLFLOWS_WARNINGS,
-    ROOT,
     client,
     run_of_the_report,
     runs_of,
-    start_stage,
+    start_verb,
     write_project,
 )
 
@@ -84,7 +84,7 @@ def ui(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[
         if not Path("reports/index.html").exists():
             Path("reports/index.html").write_text("<!doctype html><h1>Which network to ship</h1>")
         track()
-        process = start_stage("ui")
+        process = start_verb("ui")
         try:
             process.stdout.readline()
             comparison = process.stdout.readline().split(": ")[1].strip()

@@ -1,14 +1,12 @@
 """The page of results says what was measured, and nothing else."""
 
-from pathlib import Path
-
 import pytest
+from places import ROOT
 
-from benchmarks.choices import spearman
-from benchmarks.results import TABLE, TABLES, filled
-from benchmarks.tables import grouped, markdown
+from benchmarks.page.choices import spearman
+from benchmarks.page.results import TABLE, TABLES, filled
+from benchmarks.page.tables import grouped, markdown
 
-ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
@@ -18,7 +16,7 @@ def _from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_its_tables_are_those_of_the_results() -> None:
-    assert filled(PAGE) == PAGE, "python -m benchmarks.results"
+    assert filled(PAGE) == PAGE, "python -m benchmarks.page.results"
 
 
 def test_it_shows_every_table() -> None:

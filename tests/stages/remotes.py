@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from models.hashing import file_sha256
-from pipeline.artifacts import ARTIFACTS
+from pipeline.core.artifacts import ARTIFACTS
 
 BUCKET = "shoal"
 OF_THE_MACHINE = {"probe", "yardstick"}  # not in the cache: what this machine is

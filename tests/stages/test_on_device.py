@@ -15,27 +15,28 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from places import IMPORTS, ROOT
 from tiny_onnx import some_images
 from typed_onnx import write_typed
 
 from models.errors import BackendError, BackendUnavailable
 from models.units import block_units
 from models.zoo import create
-from pipeline.build import build
-from pipeline.data import load
-from pipeline.engines import BACKENDS, onnxruntime
-from pipeline.engines.building import build_engine
-from pipeline.engines.inspection import TYPES
-from pipeline.engines.interface import Bound, Images, Job
-from pipeline.engines.machine import cuda_devices, cuda_driver
-from pipeline.engines.onnxruntime import CUDA, runner
-from pipeline.params import Batch, Build, Train
-from pipeline.tolerances import TOLERANCES
-from pipeline.train import train
+from pipeline.core.arrays import Images
+from pipeline.core.hardware import cuda_devices, cuda_driver
+from pipeline.core.params import Batch, Build, Train
+from pipeline.data.dataset import load
+from pipeline.engines.backends.build import build, build_engine
+from pipeline.engines.backends.inspection import TYPES
+from pipeline.engines.backends.interface import Bound, Job
+from pipeline.engines.backends.registry import BACKENDS
+from pipeline.engines.precision.tolerances import TOLERANCES
+from pipeline.engines.records import PrecisionMetrics, TypedGraph
+from pipeline.export.session import CUDA, runner
+from pipeline.train.loop import train
 
 pytestmark = pytest.mark.device
 
-ROOT = Path(__file__).parent.parent
 BATCH = Batch(min=1, opt=4, max=9)
 TENSORRT = ["tensorrt_rtx", "tensorrt"]
 PRECISIONS = list(TYPES)
@@ -70,7 +71,7 @@ def built(backend: str, precision: str, wanted: Build | None = None) -> Job:
     wanted = wanted or options()
     available(backend, wanted)
     source = write_typed(Path(f"{precision}.onnx").resolve(), precision)
-    job = Job(source, Path("engine").resolve(), precision, wanted, Path("timings").resolve())
+    job = Job(source, Path("engine").resolve(), precision, wanted)
     build_engine(backend, job)
     return job
 
@@ -101,7 +102,7 @@ def test_engine_equals_float32(backend: str, precision: str) -> None:
 def test_engine_is_of_its_precision(backend: str, precision: str) -> None:
     """Inspector opens the engine: its layers and weights are of the precision on the label."""
     evidence = BACKENDS[backend].inspect(built(backend, precision))
-    assert evidence.note is None, "the inspector was not reached"
+    assert evidence.evidence_note is None, "the inspector was not reached"
     assert TYPES[precision] & set(evidence.weight_bytes)
 
 
@@ -158,7 +159,7 @@ def test_layer_times_lead_back_to_the_graph(backend: str) -> None:
 def test_timing_cache_is_kept_and_used() -> None:
     """TensorRT's timing cache is written, and the next build starts from it."""
     job = built("tensorrt", "fp32")
-    [kept] = [path for path in Path("timings").iterdir() if path.suffix == ".timings"]
+    [kept] = [path for path in Path(".cache/timings").iterdir() if path.suffix != ".lock"]
     first = kept.read_bytes()
     BACKENDS["tensorrt"].build(job)
     assert len(kept.read_bytes()) >= len(first) > 0
@@ -188,15 +189,13 @@ def test_engines_are_rebuilt_for_this_device(device: str) -> None:
     available("tensorrt", options())
     Path("graphs").mkdir()
     Path("engines").mkdir()
-    graphs = {
-        precision: {"file": write_typed(Path(f"graphs/{precision}.onnx"), precision).name}
-        for precision in PRECISIONS
-    }
+    files = {p: write_typed(Path(f"graphs/{p}.onnx"), p).name for p in PRECISIONS}
+    graphs = [TypedGraph(0, p, None, file, 0, {}, {}, [], None, 0) for p, file in files.items()]
     wanted = options().model_copy(update={"backends": ["tensorrt"]})
-    levels = [{"level": 0, "removed": [], "graphs": graphs}]
-    [level] = build(levels, Path("graphs"), Path("engines"), wanted)["levels"]
-    assert level["failed"] == {}, device
-    assert set(level["engines"]) == set(PRECISIONS)
+    typed = PrecisionMetrics("dense", {}, graphs, [])
+    metrics = build(typed, Path("graphs"), Path("engines"), wanted)
+    assert metrics.missing == [], device
+    assert [engine.precision for engine in metrics.engines] == PRECISIONS
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -207,7 +206,7 @@ def test_onnxruntime_runs_on_cuda(precision: str) -> None:
     if CUDA not in package.get_available_providers():
         pytest.skip("this onnxruntime has no CUDA provider; pip install onnxruntime-gpu instead")
     job = built("onnxruntime", precision)
-    assert set(onnxruntime.inspect(job).weight_bytes) == TYPES[precision]
+    assert set(BACKENDS["onnxruntime"].inspect(job).weight_bytes) == TYPES[precision]
     found = BACKENDS["onnxruntime"].load(job.target, 1)(some_images(4)).run()
     expected = float32_logits(some_images(4))
     error = np.abs(found - expected).max() / np.abs(expected).max()
@@ -242,8 +241,8 @@ def test_two_devices_share_a_batch() -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip(f"needs two CUDA devices, there is {torch.cuda.device_count()}")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    worker = [str(ROOT / "tests" / "ddp_worker.py"), str(Path.cwd()), "nccl"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    worker = [str(ROOT / "tests" / "core" / "ddp_worker.py"), str(Path.cwd()), "nccl"]
+    environment = os.environ | {"PYTHONPATH": IMPORTS}
     subprocess.run([*launch, *worker], check=True, timeout=300, env=environment)
     from ddp_worker import run
 
@@ -256,9 +255,9 @@ def test_two_devices_share_a_batch() -> None:
 
 def test_clocks_and_power_are_read() -> None:
     """NVML tells clocks, temperature and power of the device."""
-    if find_spec("pipeline.meters") is None or find_spec("pynvml") is None:
+    if find_spec("pipeline.benchmark.conditions") is None or find_spec("pynvml") is None:
         pytest.skip("pynvml is not installed; pip install '.[nvml]'")
-    [gpu, *_] = import_module("pipeline.meters.nvml").gpus()
+    [gpu, *_] = import_module("pipeline.benchmark.conditions").gpus()
     assert gpu["sm_mhz"] > 0
     assert gpu["temperature_c"] > 0
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from places import FIXED, ROOT
 
-from pipeline.params import load_params
+from pipeline.core.params import load_params
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -24,21 +24,23 @@ def committed(path: str) -> str:
 
 
 def test_the_results_are_those_of_the_committed_report() -> None:
-    rows = json.loads(committed("reports/summary.json"))["rows"]
-    shown = {row["precision"]: {} for row in rows}
-    for row in rows:
-        shown[row["precision"]][row["variant"], row["level"]] = row
+    summary = json.loads(committed("reports/summary.json"))
+    engines = {
+        (engine["variant"], engine["level"], engine["precision"]): engine
+        for engine in summary["engines"]
+        if engine["backend"] == "onnxruntime"
+    }
     expected = [
         f"| {row['variant']} | {row['level'] + len(row['removed_in_training'])} "
         f"| {row['replacement'] if row['level'] else '–'} "
         f"| {row['params'] / 1e3:.0f} | {row['macs'] / 1e6:.2f} "
-        f"| {row['engine_accuracy_pct']['onnxruntime']['test']:.2f} "
-        f"| {quantised['engine_accuracy_pct']['onnxruntime']['test']:.2f} "
-        f"| {row['latency_ms']['onnxruntime']['p50']:.2f} "
-        f"| {quantised['latency_ms']['onnxruntime']['p50']:.2f} |"
-        for key, row in shown["fp32"].items()
-        if row["level"] in (0, 5)
-        for quantised in [shown["int8"][key]]
+        f"| {exact['test_accuracy_pct']:.2f} | {quantised['test_accuracy_pct']:.2f} "
+        f"| {exact['quiet_ms']:.2f} | {quantised['quiet_ms']:.2f} |"
+        for row in summary["networks"]
+        if row["precision"] == "fp32" and row["level"] in (0, 5)
+        for exact, quantised in [
+            [engines[row["variant"], row["level"], precision] for precision in ("fp32", "int8")]
+        ]
     ]
     results = committed("README.md").partition("<!-- results")[2].partition("<!-- /results")[0]
     lines = [line for line in results.splitlines() if line.startswith("|")][2:]
@@ -65,7 +67,7 @@ def test_what_it_links_to_is_there() -> None:
 
 def test_its_parameters_are_valid(tmp_path: Path) -> None:
     example = yaml.safe_load(README.partition("```yaml\n")[2].partition("```")[0])
-    params = yaml.safe_load((ROOT / "tests" / "params.yaml").read_text(encoding="utf-8"))
+    params = yaml.safe_load(FIXED.read_text(encoding="utf-8"))
     for key, value in example.items():
         params[key] = value if key == "variants" else params[key] | value
     path = tmp_path / "params.yaml"

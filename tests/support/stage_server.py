@@ -5,6 +5,7 @@ it can be killed, limited and starved. Run as a script this file is the server.
 """
 
 import atexit
+import ctypes
 import gc
 import importlib
 import json
@@ -12,6 +13,7 @@ import os
 import pkgutil
 import resource
 import runpy
+import shutil
 import subprocess
 import sys
 import traceback
@@ -21,9 +23,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-ROOT = Path(__file__).parent.parent
+from places import ROOT
+
 KILLED = -9
 READY = "ready\n"
+CALLS = Path(__file__).with_name("failing_calls.c")
+
+
+@dataclass(frozen=True)
+class FailingCall:
+    """One of a stage's calls that open, write, flush or rename a file of the project."""
+
+    number: int  # in their order, from 1; 0: none fails, all are listed
+    error: int  # errno; 0: the stage is killed right after the call
 
 
 @dataclass(frozen=True)
@@ -38,10 +50,17 @@ class Outcome:
 class StageServer:
     """The process that stages are forked from; one at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, scratch: Path) -> None:
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        self.fails_calls = shutil.which("cc") is not None
+        if self.fails_calls:
+            library = scratch / "failing_calls.so"
+            compile_ = ["cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(CALLS), "-ldl"]
+            subprocess.run(compile_, check=True)
+            environment["LD_PRELOAD"] = str(library)
         self.process = subprocess.Popen(
             [sys.executable, __file__],
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -68,6 +87,7 @@ class StageServer:
         stage: str,
         *arguments: str,
         limits: dict[str, int] | None = None,
+        failing: FailingCall | None = None,
         **environment: str,
     ) -> int:
         """Start a stage in `folder`, under limits such as ``{"AS": bytes}``; return its process."""
@@ -77,6 +97,7 @@ class StageServer:
             "stage": stage,
             "arguments": arguments,
             "limits": limits or {},
+            "failing": None if failing is None else [failing.number, failing.error],
             "environment": environment,
         }
         self.process.stdin.write(json.dumps(request) + "\n")
@@ -89,6 +110,11 @@ class StageServer:
         logs = [self.folder.parent / f"{self.folder.name}.{name}" for name in ("out", "err")]
         return Outcome(code, *(log.read_text(encoding="utf-8") for log in logs))
 
+    def calls(self) -> list[str]:
+        """Return the calls of the stage that ran last with a `FailingCall`: "operation path"."""
+        listed = Path(f"{self.folder}.calls").read_text(encoding="utf-8")
+        return listed.replace(f" {self.folder}/", " ").splitlines()
+
     def run(self, folder: Path, stage: str, *arguments: str, **options: Any) -> Outcome:
         self.start(folder, stage, *arguments, **options)
         return self.wait()
@@ -99,9 +125,9 @@ def _preload() -> None:
     for package in ("models", "pipeline"):
         found = importlib.import_module(package)
         for module in pkgutil.walk_packages(found.__path__, f"{package}."):
-            if not module.name.startswith("pipeline.bundled"):
+            if not module.name.startswith("pipeline.bundle.device"):
                 importlib.import_module(module.name)
-    os.environ.update(importlib.import_module("pipeline.tracking").SETTINGS)
+    os.environ.update(importlib.import_module("pipeline.report.tracking.client").SETTINGS)
     importlib.import_module("mlflow.tracking.client")
     import torch
 
@@ -130,6 +156,7 @@ def _become(
     stage: str,
     arguments: Sequence[str],
     limits: dict[str, int],
+    failing: tuple[int, int] | None,
     environment: dict[str, str],
 ) -> NoReturn:
     """Run the stage in this process and end it as Python does, without freeing all it imported."""
@@ -141,6 +168,9 @@ def _become(
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for name, value in limits.items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
+    if failing is not None:
+        listed = os.open(f"{folder}.calls", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        ctypes.CDLL(None).fail_call(folder.encode(), *failing, listed)
     sys.argv = [stage, *arguments]
     sys.excepthook = _end_with_traceback
     try:

@@ -11,22 +11,26 @@ import sys
 from pathlib import Path
 
 import yaml
-
-ROOT = Path(__file__).parent.parent
+from places import FIXED, ROOT
 
 STAGES = """\
 stages:
   report:
     cmd: python toy.py report
     params: [variants]
-    deps: [metrics/benchmark, metrics/failed.json]
+    deps: [metrics/benchmark.json, metrics/failed.json]
     outs: [reports/summary.txt: {cache: false}]
   benchmark:
+    cmd: python toy.py benchmark
+    params: [variants]
+    deps: [metrics/verify, metrics/failed.json]
+    metrics: [metrics/benchmark.json: {cache: false}]
+  verify:
     foreach: ${variants}
     do:
-      cmd: python toy.py benchmark ${key}
+      cmd: python toy.py verify ${key}
       deps: [artifacts/prepare, 'metrics/train/${key}.json']
-      metrics: ['metrics/benchmark/${key}.json': {cache: false}]
+      metrics: ['metrics/verify/${key}.json': {cache: false}]
   train:
     foreach: ${variants}
     do:
@@ -59,6 +63,7 @@ if stage == "train":
 out = {
     "prepare": "artifacts/prepare",
     "report": "reports/summary.txt",
+    "benchmark": "metrics/benchmark.json",
 }.get(stage, f"metrics/{stage}/{name}.json")
 Path(out).parent.mkdir(parents=True, exist_ok=True)
 Path(out).write_text(f'"{stage} {name}"')
@@ -67,7 +72,7 @@ Path(out).write_text(f'"{stage} {name}"')
 
 def write_toy_project(root: Path, *variants: str) -> None:
     """Write the project with variants that override nothing."""
-    shutil.copy(ROOT / "tests" / "params.yaml", root / "params.yaml")
+    shutil.copy(FIXED, root / "params.yaml")
     edit_variants(root, lambda there: [there.clear(), there.update({v: {} for v in variants})])
     (root / "dvc.yaml").write_text(STAGES, encoding="utf-8")
     (root / "toy.py").write_text(PROGRAM, encoding="utf-8")

@@ -1,12 +1,14 @@
 """A small network and settings to train it with, and how two trainings are compared."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
 from models.units import Unit, block_units
 from models.zoo import create
-from pipeline.params import Train
-from pipeline.train import EpochLog
+from pipeline.core.params import Train
+from pipeline.train.records import EpochLog
 
 TIMINGS = ("seconds", "images_per_s")
 
@@ -29,6 +31,20 @@ def fresh() -> tuple[nn.Module, list[Unit]]:
     model = create("resnet18_cifar", 10, in_chans=1, width=8)
     found = block_units(model, torch.zeros(2, 1, 32, 32))
     return model, [unit for unit in found if unit.removable]
+
+
+class Stopped(Exception):  # noqa: N818 - what ends a training, as a signal does
+    pass
+
+
+def stop_after(epoch: int) -> Callable[[EpochLog], None]:
+    """Return a `log` that ends the training once the epoch is in the checkpoint."""
+
+    def log(entry: EpochLog) -> None:
+        if entry["epoch"] == epoch:
+            raise Stopped
+
+    return log
 
 
 def without_timings(history: list[EpochLog]) -> list[EpochLog]:

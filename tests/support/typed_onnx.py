@@ -1,4 +1,4 @@
-"""The small network of tests/tiny_onnx.py in every precision, made by ONNX Runtime's converters."""
+"""The small network of `tiny_onnx` in every precision, made by ONNX Runtime's converters."""
 
 import logging
 from pathlib import Path

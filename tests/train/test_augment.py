@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from pipeline.augment import augmentation, mixing, torchs_draws_from
-from pipeline.data import Draws, batches, load
-from pipeline.distributed import Share
-from pipeline.params import Train
+from pipeline.core.distributed import Share
+from pipeline.core.params import Train
+from pipeline.data.dataset import Draws, load
+from pipeline.train.augment import augmentation, mixing, torchs_draws_from
 
 EVERYTHING = {
     "flip": True,
@@ -202,14 +202,11 @@ def test_the_images_that_come_in_are_not_written_to():
 
 def test_augmented_batches_repeat_with_the_generator(prepared):
     data = load(prepared)
-    options = {
-        "mean": data.mean,
-        "std": data.std,
-        "device": "cpu",
-        "augment": augmentation(settings(**EVERYTHING)),
-    }
+    augment = augmentation(settings(**EVERYTHING))
     one, again = (
-        torch.cat([x for x, _ in batches(data.train, 128, **options, generator=seeded(5))])
+        torch.cat(
+            [x for x, _ in data.batches(data.train, 128, augment=augment, generator=seeded(5))]
+        )
         for _ in range(2)
     )
     assert torch.equal(one, again)
@@ -219,9 +216,8 @@ def test_augmented_batches_repeat_with_the_generator(prepared):
 def test_a_cuda_device_gets_the_same_batches(prepared):
     data = load(prepared)
     augment = augmentation(settings(flip=True, crop_padding=4))
-    options = {"mean": data.mean, "std": data.std, "augment": augment}
     here, there = (
-        list(batches(data.train, 128, **options, device=device, generator=seeded(5)))
+        list(data.batches(data.train, 128, augment=augment, device=device, generator=seeded(5)))
         for device in ("cpu", "cuda")
     )
     for (x, y), (x_cuda, y_cuda) in zip(here, there, strict=True):

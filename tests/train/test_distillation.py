@@ -6,28 +6,38 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from places import FIXED
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
-from trainings import assert_same_weights, fresh, settings, without_timings
+from trainings import (
+    Stopped,
+    assert_same_weights,
+    fresh,
+    settings,
+    stop_after,
+    without_timings,
+)
 
 from models.cost import count_macs
 from models.errors import ParamsError
-from pipeline.data import Dataset, load
-from pipeline.distillation import from_labels, from_teacher
-from pipeline.params import Distill, load_params
-from pipeline.train import EpochLog, train
+from pipeline.core.params import Distill
+from pipeline.core.params.loading import load_params
+from pipeline.data.dataset import Dataset, load
+from pipeline.train.distillation import task_loss
+from pipeline.train.loop import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 IMAGES = torch.zeros(1, 1, 32, 32)
+CPU = torch.device("cpu")
 
 
-def teacher_saying(logits: torch.Tensor) -> nn.Module:
-    class Says(nn.Module):
+def teacher_giving(logits: torch.Tensor) -> nn.Module:
+    class Constant(nn.Module):
         def forward(self, _: torch.Tensor) -> torch.Tensor:
             return logits
 
-    return Says()
+    return Constant()
 
 
 def by_hand(wanted, own, labels, weight, temperature):  # in NumPy's terms, in float64
@@ -44,7 +54,7 @@ def test_the_loss_is_its_formula(seed: int, weight: float, temperature: float) -
     wanted, own = (3 * torch.randn(6, 5, generator=generator) for _ in range(2))
     labels = torch.randint(5, (6,), generator=generator)
     params = Distill(weight=weight, temperature=temperature)
-    loss = from_teacher(teacher_saying(wanted), params, torch.float32)(IMAGES, own, labels)
+    loss = task_loss(teacher_giving(wanted), params, CPU, torch.float32)(IMAGES, own, labels)
     expected = by_hand(wanted, own, labels, weight, temperature)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=1e-5)
 
@@ -52,17 +62,15 @@ def test_the_loss_is_its_formula(seed: int, weight: float, temperature: float) -
 def test_without_weight_the_labels_alone_count_also_as_shares() -> None:
     own, labels = torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
     shares = one_hot(labels, 3).float()
-    loss = from_teacher(teacher_saying(-own), Distill(weight=0.0), torch.float32)
-    for given_labels in (labels, shares):
-        torch.testing.assert_close(loss(IMAGES, own, given_labels), cross_entropy(own, labels))
-        torch.testing.assert_close(
-            from_labels(IMAGES, own, given_labels), cross_entropy(own, labels)
-        )
+    for teacher in (teacher_giving(-own), None):
+        loss = task_loss(teacher, Distill(weight=0.0), CPU, torch.float32)
+        for given_labels in (labels, shares):
+            torch.testing.assert_close(loss(IMAGES, own, given_labels), cross_entropy(own, labels))
 
 
 def test_a_student_that_agrees_learns_nothing_from_the_teacher() -> None:
     own = torch.randn(4, 3, requires_grad=True)
-    loss = from_teacher(teacher_saying(own.detach()), Distill(weight=1.0), torch.float32)
+    loss = task_loss(teacher_giving(own.detach()), Distill(weight=1.0), CPU, torch.float32)
     (gradient,) = torch.autograd.grad(loss(IMAGES, own, torch.zeros(4, dtype=torch.int64)), own)
     torch.testing.assert_close(gradient, torch.zeros_like(own), rtol=0, atol=1e-6)
 
@@ -74,7 +82,7 @@ def data(prepared: Path) -> Dataset:
 
 def run(data: Dataset, checkpoint: Path, teacher: nn.Module | None, log=lambda _: None, **changes):
     model, blocks = fresh()
-    options = {"device": torch.device("cpu"), "checkpoint": checkpoint, "log": log}
+    options = {"device": CPU, "checkpoint": checkpoint, "log": log}
     params = settings(penalty={"lambda": 0.0}, **changes)
     return model, train(model, data, params, blocks, teacher=teacher, **options).history
 
@@ -85,7 +93,7 @@ def test_students_follow_their_teacher_and_leave_it_as_it_is(data: Dataset, tmp_
     taught, history = run(data, tmp_path / "taught.pt", teacher, distill={"weight": 1.0}, seed=1)
     alone, _ = run(data, tmp_path / "alone.pt", None, seed=1)
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
-    images = data.validation.images.float() / 255
+    images = data.normalised(data.validation)
     with torch.no_grad():
         wanted, *students = (
             torch.log_softmax(model.eval()(images), dim=1) for model in (teacher, taught, alone)
@@ -104,15 +112,8 @@ def test_a_taught_training_that_was_stopped_continues_to_the_same_weights(
 ) -> None:
     teacher, _ = fresh()
     whole, history = run(data, tmp_path / "whole.pt", teacher)
-
-    class Stopped(Exception):  # noqa: N818
-        pass
-
-    def stop(entry: EpochLog) -> None:
-        raise Stopped
-
     with pytest.raises(Stopped):
-        run(data, tmp_path / "state.pt", teacher, log=stop)
+        run(data, tmp_path / "state.pt", teacher, log=stop_after(1))
     continued, again = run(data, tmp_path / "state.pt", teacher)
     assert_same_weights(whole, continued)
     assert without_timings(again) == without_timings(history)
@@ -132,7 +133,7 @@ def test_a_taught_training_that_was_stopped_continues_to_the_same_weights(
 def test_a_teacher_is_another_variant_that_has_none(
     variants: str, message: str, tmp_path: Path
 ) -> None:
-    text = (Path(__file__).parent / "params.yaml").read_text(encoding="utf-8")
+    text = FIXED.read_text(encoding="utf-8")
     before, _, rest = text.partition("\nvariants:\n")
     after = rest.partition("\n\n")[2]
     path = tmp_path / "params.yaml"

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from models.surgery import take_out
+from models.surgery import remove_blocks
 from models.units import Unit, block_units
 from models.zoo import create
-from pipeline.activations import block_features
-from pipeline.distances import max_sliced_wasserstein
-from pipeline.estimators import ESTIMATORS
-from pipeline.projections import directions
-from pipeline.regularizer import block_penalty
+from pipeline.distances.estimators import ESTIMATORS
+from pipeline.distances.features import block_features
+from pipeline.distances.projections import directions
+from pipeline.distances.sliced import max_sliced_wasserstein
+from pipeline.train.penalty import block_penalty
 
 
 def network() -> tuple[torch.nn.Module, list[Unit]]:
@@ -76,13 +76,13 @@ def test_descent_on_the_penalty_brings_input_and_output_together() -> None:
     assert values[-1] < values[0] / 3
 
 
-def test_blocks_taken_out_between_two_passes_no_longer_count() -> None:
+def test_blocks_removed_between_two_passes_no_longer_count() -> None:
     def value(model: torch.nn.Module, units: list[Unit], *, looked_at_first: bool) -> float:
         generator = torch.Generator().manual_seed(0)
         with block_penalty(model.eval(), units, ESTIMATORS["random"](5), generator) as penalty:
-            if looked_at_first:  # as a strategy does, to choose what goes
+            if looked_at_first:  # as a strategy does, to choose what it removes
                 model(torch.randn(7, 1, 32, 32))
-            take_out(model, [units[0].name])
+            remove_blocks(model, [units[0].name])
             model(torch.ones(8, 1, 32, 32))
             return penalty().item()
 

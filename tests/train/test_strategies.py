@@ -1,7 +1,6 @@
 """Blocks that leave while a network trains: when, which, and the same again after a stop."""
 
 import copy
-import json
 import random
 from pathlib import Path
 
@@ -10,23 +9,28 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from places import FIXED
 from torch import nn
-from trainings import assert_same_weights, fresh, settings, without_timings
+from trainings import (
+    Stopped,
+    assert_same_weights,
+    fresh,
+    settings,
+    stop_after,
+    without_timings,
+)
 
 from models import zoo
 from models.blocks import find_blocks
 from models.cost import count_macs
-from models.errors import ArtifactError, BlockError, ParamsError
-from models.replacements import ChannelMap, maps_in
+from models.errors import BlockError, ParamsError
+from models.replacement import fitting as replacement
+from models.replacement.modules import maps_in
 from models.surgery import Bypass, bypass
-from pipeline import replacement
-from pipeline.activations import BlockStatistics
-from pipeline.criteria import Evidence
-from pipeline.data import Dataset, load
-from pipeline.params import Strategy, validate
-from pipeline.removal import Removal, as_planned, gated
-from pipeline.strategies import STRATEGIES
-from pipeline.train import EpochLog, train
+from pipeline.core.params import Strategy, validate
+from pipeline.data.dataset import Dataset, load
+from pipeline.train.loop import train
+from pipeline.train.strategies import STRATEGIES, Removal, gated
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -54,11 +58,12 @@ SPEC = {
     "std": [0.5],
     "classes": list("abcdefghij"),
 }
-NAMES = [unit.name for unit in fresh()[1]]
+UNTOUCHED, UNITS = fresh()
+NAMES = [unit.name for unit in UNITS]
 
 
 @pytest.mark.parametrize("name", ["progressive", "anneal", "remove_first", "shallow"])
-def test_what_is_to_go_is_gone_at_the_end_and_training_got_cheaper(
+def test_the_blocks_are_removed_at_the_end_and_training_got_cheaper(
     name: str, data: Dataset, tmp_path: Path
 ) -> None:
     model, trained = run(data, tmp_path / "state.pt", name=name, until=0.5)
@@ -72,7 +77,7 @@ def test_what_is_to_go_is_gone_at_the_end_and_training_got_cheaper(
     assert [block.name for block in find_blocks(model, IMAGES) if block.removable] == []
 
 
-def test_the_penalty_takes_nothing_out(data: Dataset, tmp_path: Path) -> None:
+def test_the_penalty_removes_nothing(data: Dataset, tmp_path: Path) -> None:
     _, trained = run(data, tmp_path / "state.pt", name="penalty")
     assert trained.removed == []
 
@@ -108,16 +113,8 @@ def test_a_continued_training_is_the_uninterrupted_one(
     recipe = {key: recipe[key] for key in recipe if key != "replacement"}
     strategy = {"recipe": recipe, "name": name, "until": until, "remove": 3, **own}
     whole, expected = run(data, tmp_path / "whole.pt", **strategy)
-
-    class Stopped(Exception):  # noqa: N818
-        pass
-
-    def stop(entry: EpochLog) -> None:
-        if entry["epoch"] == 1:
-            raise Stopped
-
     with pytest.raises(Stopped):
-        run(data, tmp_path / "state.pt", log=stop, **strategy)
+        run(data, tmp_path / "state.pt", log=stop_after(1), **strategy)
     model, continued = run(data, tmp_path / "state.pt", **strategy)
     assert continued.removed == expected.removed
     assert_same_weights(model, whole)
@@ -152,10 +149,10 @@ def test_maps_stand_in_are_trained_along_and_are_saved(
     loaded, _ = zoo.load(tmp_path)
     x = torch.randn(3, 1, 32, 32)
     torch.testing.assert_close(loaded(x), model.eval()(x))
-    assert all(stand_in.bias.abs().sum() > 0 for stand_in in maps.values())
+    assert all(replacement.bias.abs().sum() > 0 for replacement in maps.values())
 
 
-def test_a_map_is_fitted_to_what_its_block_gave_and_then_learns(
+def test_a_map_is_fitted_to_what_its_block_gave_and_is_then_trained(
     data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted = []
@@ -165,7 +162,7 @@ def test_a_map_is_fitted_to_what_its_block_gave_and_then_learns(
         fitted.append({n: copy.deepcopy(m.state_dict()) for n, m in found.items()})
         return found
 
-    monkeypatch.setattr("pipeline.train.fit", watched)
+    monkeypatch.setattr("pipeline.train.calibration.fit", watched)
     strategy = {"name": "remove_first", "until": 0.5, "remove": NAMES[:1], "replacement": "linear"}
     model, _ = run(data, tmp_path / "state.pt", recipe={"epochs": 2}, **strategy)
     [first] = fitted
@@ -174,19 +171,19 @@ def test_a_map_is_fitted_to_what_its_block_gave_and_then_learns(
         assert not torch.equal(value, first[NAMES[0]][key])
 
 
-def test_what_fades_goes_from_the_block_to_the_identity() -> None:
+def test_a_gate_leads_from_the_block_to_the_identity() -> None:
     model, _ = fresh()
     model.eval()
     x = torch.randn(2, 1, 32, 32)
-    share = 1.0
-    with torch.no_grad(), gated(model, NAMES, lambda: share):
+    weight = 1.0
+    with torch.no_grad(), gated(model, NAMES, lambda: weight):
         torch.testing.assert_close(model(x), fresh()[0].eval()(x))
-        share = 0.0
+        weight = 0.0
         torch.testing.assert_close(model(x), bypass(model, NAMES)(x))
     torch.testing.assert_close(model(x), fresh()[0].eval()(x))  # no hook is left
 
 
-def test_what_fades_may_change_type_under_autocast() -> None:
+def test_a_block_with_a_gate_may_change_type_under_autocast() -> None:
     torch.manual_seed(0)
     model = zoo.create("convnext_atto", 10, depths=(1, 2, 1, 1))
     images = torch.randn(2, 3, 32, 32)  # stages.1.blocks.0 takes bfloat16 and gives float32
@@ -195,59 +192,77 @@ def test_what_fades_may_change_type_under_autocast() -> None:
         assert torch.isfinite(model(images)).all()
 
 
-@given(st.sampled_from(list(STRATEGIES)), st.floats(0, 0.99), st.integers(0, 20), st.floats(0, 1))
-def test_schedules_never_turn_back_and_end_where_they_say(
-    name: str, until: float, blocks: int, time: float
-) -> None:
-    strategy = STRATEGIES[name]
-    gone = strategy.gone(time, until, blocks)
-    assert 0 <= gone <= strategy.gone(1.0, until, blocks) <= blocks
-    assert gone <= strategy.gone(min(1.0, time + 0.1), until, blocks)
-    if name != "penalty" and time >= until:
-        assert gone == blocks
-    if strategy.gate:
-        assert 0 <= strategy.gate(time, until) <= 1
-        assert strategy.gate(until, until) == 0
+COSINES = dict(zip(NAMES, [0.1, 0.9, 0.5, 0.3, 0.7], strict=True))
+
+
+class Ranked:
+    """A calibration that ranks by `COSINES`."""
+
+    def ranked(self, units, criterion, *, together):
+        return sorted((unit.name for unit in units), key=lambda name: -COSINES[name])
 
 
 def removal(model: nn.Module, **strategy: object) -> Removal:
-    cosines = dict(zip(NAMES, [0.1, 0.9, 0.5, 0.3, 0.7], strict=True))
+    settings = Strategy(**strategy)
+    return STRATEGIES[settings.name](model, UNITS, settings, Ranked())
 
-    def measure(there, together):
-        measured = {u.name: BlockStatistics(0.0, 0.0, 0.0, cosines[u.name]) for u in there}
-        return Evidence(measured, measured, {}, {}, seed=0)
 
-    def fit(names):
-        return {name: ChannelMap(torch.ones(8), torch.zeros(8), axis=1) for name in names}
+@given(st.sampled_from(list(STRATEGIES)), st.floats(0, 0.99), st.integers(1, 5), st.floats(0, 1))
+def test_schedules_never_turn_back_and_end_where_they_say(
+    name: str, until: float, blocks: int, time: float
+) -> None:
+    strategy = removal(UNTOUCHED, name=name, until=until, remove=blocks)
+    due = strategy.due(time)
+    assert 0 <= due <= strategy.due(min(1.0, time + 0.1)) <= strategy.due(1.0) <= blocks
+    if name != "penalty" and time >= until:
+        assert due == blocks
 
-    return Removal(model, fresh()[1], Strategy(**strategy), measure, fit)
+
+@pytest.mark.parametrize(
+    ("until", "expected"), [(0.0, [0.0, 0.0, 0.0]), (0.4, [1.0, 0.5, 0.0]), (0.8, [1.0, 0.75, 0.5])]
+)
+def test_the_gate_weight_falls_from_one_to_zero(until: float, expected: list[float]) -> None:
+    annealing = removal(copy.deepcopy(UNTOUCHED), name="anneal", until=until, remove=2)
+    annealing.before_epoch(random.Random(0))
+    weights = []
+    for time in (0.0, 0.2, 0.4):
+        annealing.before_step(time)
+        weights.append(annealing.gate_weight)
+    assert weights == pytest.approx(expected)
+    annealing.before_step(until)
+    assert annealing.gate_weight == 0
+    assert annealing.chosen == []
+    assert annealing.removed == [NAMES[1], NAMES[4]]
 
 
 @pytest.mark.parametrize("order", ["msw", "recoverability", "leave_one_out", "random"])
-def test_any_criterion_may_decide_what_goes(order: str, data: Dataset, tmp_path: Path) -> None:
+def test_any_criterion_may_decide_what_is_removed(
+    order: str, data: Dataset, tmp_path: Path
+) -> None:
     strategy = {"name": "remove_first", "until": 0.5, "remove": 2, "order": order}
     _, trained = run(data, tmp_path / "state.pt", **strategy)
     assert len(set(trained.removed)) == 2
     assert set(trained.removed) <= set(NAMES)
 
 
-def test_exploring_leaves_out_other_blocks_at_every_step_until_some_go(
+def test_exploring_bypasses_other_blocks_at_every_step_until_some_are_removed(
     data: Dataset, tmp_path: Path
 ) -> None:
     model, _ = fresh()
     exploring = removal(model, name="explore", remove=2, order="block_influence")
-    choice = random.Random(0)
+    exploring.before_epoch(random.Random(0))
     seen = set()
     for _ in range(50):
-        with exploring.sampled(choice) as names:
-            seen.add(tuple(sorted(names)))
-            assert [isinstance(model.get_submodule(n), Bypass) for n in names] == [True, True]
+        assert exploring.before_step(0.1) == []
+        seen.add(tuple(sorted(exploring.bypassed)))
+        assert [n for n in NAMES if isinstance(model.get_submodule(n), Bypass)] == sorted(
+            exploring.bypassed
+        )
+        exploring.after_step()
         assert not any(isinstance(module, Bypass) for module in model.modules())
     assert len(seen) == 10  # of five blocks
-    exploring.advance(0.5)
-    with exploring.sampled(choice) as names:
-        assert names == []
-    assert exploring.gone == [NAMES[1], NAMES[4]]
+    assert exploring.before_step(0.5) == exploring.removed == [NAMES[1], NAMES[4]]
+    assert exploring.bypassed == []
 
 
 def test_what_exploring_costs_is_what_ran(data: Dataset, tmp_path: Path) -> None:
@@ -263,41 +278,16 @@ def test_what_exploring_costs_is_what_ran(data: Dataset, tmp_path: Path) -> None
     assert 0.9 * fewest < mean < 1.1 * most < count_macs(whole, IMAGES)
 
 
-def test_a_plan_names_the_blocks(tmp_path: Path) -> None:
-    plan = tmp_path / "plan.json"
-    levels = [{"level": n, "removed": NAMES[:n]} for n in range(3)]
-    plan.write_text(json.dumps({"levels": levels}), encoding="utf-8")
-    wanted = Strategy(name="anneal", remove={"plan": str(plan), "level": 2})
-    assert as_planned(wanted).remove == NAMES[:2]
-    assert as_planned(Strategy(name="anneal", remove=3)).remove == 3
-    deeper = Strategy(name="anneal", remove={"plan": str(plan), "level": 7})
-    with pytest.raises(ParamsError, match=r"level = 7, but .*plan.json ends at 2"):
-        as_planned(deeper)
-    for content in ("[]", '{"levels": []}'):
-        plan.write_text(content, encoding="utf-8")
-        with pytest.raises(ParamsError, match="is no plan; it takes a file that the stage plan"):
-            as_planned(wanted)
-    folder = Strategy(name="anneal", remove={"plan": str(tmp_path), "level": 2})
-    with pytest.raises(ParamsError, match="is no plan; it takes a file that the stage plan"):
-        as_planned(folder)
-    plan.unlink()
-    with pytest.raises(ArtifactError, match="is missing"):
-        as_planned(wanted)
-
-
-def test_named_blocks_alone_go_one_by_one() -> None:
+def test_named_blocks_alone_are_removed_one_by_one() -> None:
     model, _ = fresh()
     named = [NAMES[0], NAMES[1], NAMES[4]]
-    going = removal(model, name="progressive", remove=named, until=0.6)
-    seen = []
-    for time in (0.0, 0.19, 0.21, 0.41, 0.6):
-        going.advance(time)
-        seen.append(list(going.gone))
-    least_missed_first = [NAMES[1], NAMES[4], NAMES[0]]
-    assert seen == [least_missed_first[:n] for n in (0, 0, 1, 2, 3)]
+    progressive = removal(model, name="progressive", remove=named, until=0.6)
+    seen = [progressive.before_step(time) for time in (0.0, 0.19, 0.21, 0.41, 0.6)]
+    assert seen == [[], [], [NAMES[1]], [NAMES[4]], [NAMES[0]]]  # the least important first
+    assert progressive.removed == [NAMES[1], NAMES[4], NAMES[0]]
 
 
-def test_blocks_that_there_are_not_are_told() -> None:
+def test_blocks_that_there_are_not_are_an_error() -> None:
     with pytest.raises(BlockError, match=r"remove = 9, but removable are only: layer1.0"):
         removal(fresh()[0], name="anneal", remove=9)
     with pytest.raises(BlockError, match=r"'layer1.9'; did you mean 'layer1.1'"):
@@ -315,12 +305,17 @@ def test_blocks_that_there_are_not_are_told() -> None:
     ],
 )
 def test_strategies_that_make_no_sense_are_refused(strategy: dict, message: str) -> None:
-    raw = yaml.safe_load((Path(__file__).parent / "params.yaml").read_text())
+    raw = yaml.safe_load(FIXED.read_text())
     raw["variants"] = {"a": {"train": {"strategy": strategy}}}
     with pytest.raises(ParamsError, match=message):
         validate(raw, Path("params.yaml"))
 
 
-def test_strategies_end_where_they_say_without_being_told() -> None:
-    assert Strategy(name="anneal").gone_at == Strategy(name="progressive").gone_at == 0.4
-    assert Strategy(name="shallow").gone_at == 0
+def test_strategies_end_where_they_say_without_more() -> None:
+    ends = {name: removal(UNTOUCHED, name=name).until for name in STRATEGIES}
+    later = dict.fromkeys(("progressive", "anneal", "explore"), 0.4)
+    assert ends == later | dict.fromkeys(("penalty", "remove_first", "shallow"), 0.0)
+    orders = {removal(UNTOUCHED, name=name).criterion for name in STRATEGIES if name != "explore"}
+    assert orders == {"block_influence"}
+    assert removal(UNTOUCHED, name="explore").criterion == "recoverability"
+    assert removal(UNTOUCHED, name="explore", order="msw").criterion == "msw"

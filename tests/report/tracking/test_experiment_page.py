@@ -15,8 +15,8 @@ from tracked import (
     track,
 )
 
-from pipeline.presentation import NOTE, page, present
-from pipeline.runs import Comparison
+from pipeline.report.tracking.experiment_page import NOTE, page, present
+from pipeline.report.tracking.schema import Comparison
 
 pytestmark = MLFLOWS_WARNINGS
 

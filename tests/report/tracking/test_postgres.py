@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from test_ui import wait_until_it_answers
-from tracked import MLFLOWS_WARNINGS, client, network, runs_of, track, write_project
+from stage_process import wait_until_it_answers
+from tracked import MLFLOWS_WARNINGS, client, graph_bytes, runs_of, track, write_project
 
-from pipeline.registry import CHAMPION, download
+from pipeline.report.tracking.registry import CHAMPION, download
 from stages.track import main as track_all
 
 pytestmark = MLFLOWS_WARNINGS
@@ -114,5 +114,5 @@ def test_the_champion_is_registered_once_and_comes_back(
     assert output.err == ""
     assert client().get_model_version_by_alias("shoal", CHAMPION).version == "1"
     download("shoal", Path("model"))
-    assert Path("model/model.onnx").read_bytes() == network()
+    assert Path("model/model.onnx").read_bytes() == graph_bytes()
     assert Path("model/engines/tensorrt_rtx.engine").read_bytes() == b"tensorrt_rtx dense 1"

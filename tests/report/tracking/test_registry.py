@@ -1,20 +1,22 @@
 """What is recommended as a registered model: once per bytes, under one alias, and back again."""
 
 import json
+from dataclasses import replace
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tracked import MLFLOWS_WARNINGS, client, network, run_stage
+from tracked import MLFLOWS_WARNINGS, client, graph_bytes, run_verb
 
 from models.errors import ArtifactError
-from pipeline.artifacts import write_json
-from pipeline.choice import choose
-from pipeline.params import Choose
-from pipeline.registry import CHAMPION, download
-from pipeline.store import TrackingError
+from pipeline.core.params import Choose
+from pipeline.core.records import read_record, write_record
+from pipeline.report.recommendation import choose
+from pipeline.report.records import SUMMARY, Summary
+from pipeline.report.tracking.registry import CHAMPION, download
+from pipeline.report.tracking.store import TrackingError
 from stages.track import main as track
 
 pytestmark = MLFLOWS_WARNINGS
@@ -24,9 +26,9 @@ Captured = pytest.CaptureFixture[str]
 
 def recommend(limits: Choose) -> None:
     """Choose anew among the rows of reports/summary.json, as `report` does."""
-    path = Path("reports/summary.json")
-    rows = json.loads(path.read_text())["rows"]
-    write_json(path, {"recommendation": choose(rows, limits).to_json(), "rows": rows})
+    known = read_record(SUMMARY, Summary)
+    choice = choose(known.networks, known.engines, limits)
+    write_record(SUMMARY, replace(known, recommendation=choice))
 
 
 def champion():
@@ -43,7 +45,7 @@ def test_the_choice_is_the_champion_and_comes_back_byte_by_byte(
     assert version.description.startswith("dense level 1, fp32 on onnxruntime")
     assert "version 1 of shoal" in download("shoal", project / "model")
     expected = {
-        "model.onnx": network(),
+        "model.onnx": graph_bytes(),
         "engines/onnxruntime.onnx": b"onnxruntime dense 1",
         "engines/tensorrt_rtx.engine": b"tensorrt_rtx dense 1",
     }
@@ -146,7 +148,22 @@ def test_a_missing_engine_is_one_warning(project: Path, capsys: Captured) -> Non
     assert "dvc pull" in line
 
 
-def test_bytes_that_changed_in_the_store_are_told(project: Path) -> None:
+@pytest.mark.parametrize("kind", ["precision", "engine"])
+def test_what_changed_since_it_was_proven_is_not_registered(
+    project: Path, capsys: Captured, kind: str
+) -> None:
+    path = project / "metrics" / "verify" / "dense.json"
+    verified = json.loads(path.read_text())
+    for check in verified["checks"]:
+        check["sha256"] = "of other bytes" if check["check"] == kind else None
+    path.write_text(json.dumps(verified))
+    track()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: nothing registered: artifacts/")
+    assert "has changed since its parity was checked; run `dvc repro`" in line
+
+
+def test_bytes_that_changed_in_the_store_are_named(project: Path) -> None:
     track()
     (stored,) = Path("mlartifacts").rglob("tensorrt_rtx.engine")
     stored.write_bytes(b"damaged")
@@ -155,17 +172,50 @@ def test_bytes_that_changed_in_the_store_are_told(project: Path) -> None:
     assert not (project / "model").exists()
 
 
+def edit(name: str, content: str) -> None:
+    """Let a file of the version in the store have other content."""
+    (graph,) = Path("mlartifacts").rglob("model.onnx")
+    (graph.parent / name).write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("MLmodel", "flavors: {python_function: {loader_module: os}}"),
+        ("extra.py", "print()"),
+        ("engines/more.engine", ""),
+        ("requirements.txt", "another"),
+    ],
+)
+@pytest.mark.usefixtures("project")
+def test_every_file_is_compared_with_what_was_registered(name: str, content: str) -> None:
+    track()
+    edit(name, content)
+    with pytest.raises(ArtifactError, match=rf"{name} of models:/shoal/1 is not what was regist"):
+        download("shoal", Path("model"))
+    assert not Path("model").exists()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "{", "null", '{"model.onnx": 1}', '{"../x": "0"}'])
+@pytest.mark.usefixtures("project")
+def test_hashes_that_are_none_are_one_message(content: str) -> None:
+    track()
+    edit("sha256.json", content)
+    with pytest.raises(ArtifactError, match=r"models:/shoal/1 .*`python -m stages.track`"):
+        download("shoal", Path("model"))
+
+
 def test_a_download_spares_folders_of_others(project: Path) -> None:
     with pytest.raises(ArtifactError, match="is no earlier download"):
         download("shoal", project / "metrics")
     assert (project / "metrics/prepare.json").exists()
 
 
-def test_the_stage_downloads_an_alias(project: Path) -> None:
+def test_the_verb_downloads_an_alias(project: Path) -> None:
     track()
-    code, output, errors = run_stage("download", CHAMPION, "--into", "there")
+    code, output, errors = run_verb("download", CHAMPION, "--into", "there")
     assert (code, errors) == (0, "")
     assert output == "there: version 1 of shoal, every file as it was registered\n"
-    code, _, errors = run_stage("download", "other", "--into", "elsewhere")
+    code, _, errors = run_verb("download", "other", "--into", "elsewhere")
     assert code == 1
     assert "no 'other' of 'shoal'" in errors

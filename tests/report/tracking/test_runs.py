@@ -1,44 +1,44 @@
-"""What MLflow is told of a variant: every column, setting and reason."""
+"""What MLflow holds of a variant: every column, setting and reason."""
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tracked import (
-    record_in_lock,
-    runs_of,
-    track,
-    write_params,
-    write_variant,
-)
+from tracked import record_in_lock, runs_of, track, write_params, write_variant
 
 from models.errors import ArtifactError
-from pipeline.artifacts import write_json
-from pipeline.dvc_stages import locked_stages
-from pipeline.params import Choose, load_params
-from pipeline.records import STAGES, read_runs, state
+from pipeline.core.artifacts import write_json
+from pipeline.core.params import Choose, load_params
+from pipeline.core.records import read_record, write_record
+from pipeline.report.failures import Failure
+from pipeline.report.metrics import STAGES
+from pipeline.report.records import SUMMARY, Summary
+from pipeline.report.tracking.dvc_lock import locked_stages
+from pipeline.report.tracking.runs import read_runs, state
 
-# SQLAlchemy tells MLflow's authors, not us, that one of its loader strategies goes away.
+# Of SQLAlchemy, for MLflow's authors: one of its loader strategies is deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 
 def test_a_run_has_the_numbers_that_decide_at_the_top(mirrored: Path) -> None:
     runs = runs_of("shoal")
     assert sorted(runs) == [f"{v}-l{level}-fp32" for v in ("dense", "lacoot") for level in range(3)]
-    rows = json.loads((mirrored / "reports/summary.json").read_text())["rows"]
-    for row in rows:
-        metrics = runs[f"{row['variant']}-l{row['level']}-fp32"].data.metrics
+    summary = read_record(mirrored / SUMMARY, Summary)
+    for row in summary.networks:
+        engine = summary.engines_by_network[row.key]["onnxruntime"]
+        metrics = runs[f"{row.variant}-l{row.level}-fp32"].data.metrics
         decisive = {name: value for name, value in metrics.items() if "/" not in name}
         assert decisive == {
-            "accuracy_test_pct": row["test_accuracy_pct"],
-            "accuracy_val_pct": row["val_accuracy_pct"],
-            "latency_ms": row["latency_ms"]["onnxruntime"]["p50"],
-            "macs": row["macs"],
-            "params": row["params"],
-            "removed_blocks": row["level"],
-            "size_bytes": row["engine_bytes"]["onnxruntime"],
-            "train_seconds": 12.5,
+            "accuracy_test_pct": row.test_accuracy_pct,
+            "accuracy_val_pct": row.val_accuracy_pct,
+            "latency_ms": engine.quiet_ms,
+            "macs": row.macs,
+            "params": row.params,
+            "removed_blocks": row.level,
+            "size_bytes": engine.bytes,
+            "train_seconds": 12.4,
         }
 
 
@@ -58,12 +58,13 @@ def test_the_row_and_the_metrics_of_the_level_are_attached(mirrored: Path) -> No
     run = runs_of("shoal")["lacoot-l1-fp32"]
     stored = mirrored / "mlartifacts" / run.info.run_id / "artifacts/metrics.json"
     details = json.loads(stored.read_text())
-    rows = json.loads((mirrored / "reports/summary.json").read_text())["rows"]
-    assert details["row"] in rows
-    assert (details["row"]["variant"], details["row"]["level"]) == ("lacoot", 1)
+    summary = json.loads((mirrored / SUMMARY).read_text())
+    assert details["network"] in summary["networks"]
+    assert (details["network"]["variant"], details["network"]["level"]) == ("lacoot", 1)
+    assert [engine["backend"] for engine in details["engines"]] == ["onnxruntime", "tensorrt_rtx"]
     assert set(details["stages"]) == set(STAGES)
-    (level,) = details["stages"]["build"]["levels"]
-    assert level["level"] == 1
+    assert {engine["level"] for engine in details["stages"]["build"]["engines"]} == {1}
+    assert {check["level"] for check in details["stages"]["verify"]["checks"]} == {1}
     assert details["stages"]["train"]["images_per_s"] == 4000.0
 
 
@@ -94,17 +95,13 @@ def test_a_run_holds_what_made_it_and_reasons(mirrored: Path) -> None:
     assert not any(key.startswith("mlflow.parentRunId") for key in run.data.tags)
 
 
-def rows_with(latencies: dict) -> None:
-    path = Path("reports/summary.json")
-    summary = json.loads(path.read_text())
-    summary["rows"][0]["latency_ms"] = latencies
-    write_json(path, summary)
-
-
 def test_the_latency_is_that_of_the_fastest_backend_or_of_the_one_to_choose_by(
     project: Path,
 ) -> None:
-    rows_with({"onnxruntime": {"p50": 4.0}, "openvino": {"p50": 3.0}})
+    known = read_record(SUMMARY, Summary)
+    first, *others = known.engines
+    timed = [replace(first, quiet_ms=4.0), replace(first, quiet_ms=3.0, backend="openvino")]
+    write_record(SUMMARY, replace(known, engines=[*timed, *others]))
     params = load_params()
     one = params.model_copy(update={"choose": Choose(backend="onnxruntime")})
     other = params.model_copy(update={"choose": Choose(backend="tensorrt")})
@@ -122,8 +119,9 @@ def test_a_run_names_its_data(mirrored: Path) -> None:
     assert entry.dataset.name == "fashion_mnist"
     assert len(entry.dataset.digest) == 16
     assert json.loads(entry.dataset.profile) == {
-        "num_rows": 13,
+        "num_rows": 15,
         "train": 11,
+        "validation": 2,
         "test": 2,
         "classes": 2,
     }
@@ -159,13 +157,13 @@ def test_state_follows_the_lock_entries_of_the_variant_and_prepare(project: Path
 
 def test_a_variant_that_failed_has_no_runs(project: Path) -> None:
     write_params("dense", "lacoot", "unseen")
-    summary = json.loads(Path("reports/summary.json").read_text())
-    failed = {"unseen": {"stage": "train", "reason": "the loss is nan"}}
-    write_json(Path("reports/summary.json"), summary | {"failures": failed})
+    known = read_record(SUMMARY, Summary)
+    failures = {"unseen": Failure("train", "the loss is nan")}
+    write_record(SUMMARY, replace(known, failures=failures))
     assert {run.tags["variant"] for run in read_runs(load_params())} == {"dense", "lacoot"}
 
 
-def test_missing_inputs_are_told(project: Path) -> None:
+def test_missing_inputs_are_named(project: Path) -> None:
     write_params("dense", "unseen")
     with pytest.raises(ArtifactError, match=r"no row of variant 'unseen'"):
         read_runs(load_params())

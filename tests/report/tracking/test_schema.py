@@ -1,6 +1,6 @@
 """Names of parameters and numbers in MLflow."""
 
-from pipeline.runs import flat_numbers, flat_params
+from pipeline.report.tracking.schema import flat_numbers, flat_params
 
 
 def test_names_of_params_and_numbers() -> None:

@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 from tracked import run_stage, runs_of, start_stage, track
 
-from pipeline import store
-from pipeline.store import TrackingError, shown
+from pipeline.report.tracking import store
+from pipeline.report.tracking.store import TrackingError, shown
 
-# SQLAlchemy tells MLflow's authors, not us, that one of its loader strategies goes away.
+# Of SQLAlchemy, for MLflow's authors: one of its loader strategies is deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 
 def test_a_deleted_store_is_filled_once_even_by_two_stages_at_once(project: Path) -> None:
     Path("mlflow.db").unlink()
-    Path(".mlflow.db.tmp").write_bytes(b"left by a process that was killed while it made one")
+    Path(".mlflow.db.4194305.tmp").write_bytes(
+        b"left by a process that was killed while it made one"
+    )
     stages = [start_stage("track"), start_stage("track")]
     (first, *errors), (second, *more_errors) = (stage.communicate(timeout=60) for stage in stages)
     lines = sorted([*first.splitlines(), *second.splitlines()])

@@ -1,0 +1,130 @@
+"""Every call of a stage that opens, writes, flushes or renames a file fails, or is its last one.
+
+In `make test` one call of each stage fails and one is the last; `make faults` tries all.
+"""
+
+import errno
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stage_server import KILLED, FailingCall, Outcome, StageServer
+from undisturbed import (
+    FULL,
+    STAGES,
+    Undisturbed,
+    contents,
+    remove,
+    require_nothing_half,
+    require_the_same,
+)
+
+# SQLAlchemy tells MLflow's authors, not us, that one of its loader strategies goes away.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+
+ERRORS = {"open": errno.EIO, "write": errno.ENOSPC, "fsync": errno.EIO, "rename": errno.EIO}
+PARTS = range(8) if FULL else range(1)
+
+
+@pytest.fixture(autouse=True)
+def _calls_can_fail(server: StageServer) -> None:
+    if not server.fails_calls:
+        pytest.skip("there is no compiler here (cc) for what makes calls fail")
+
+
+def run(project: Path, stage: str, server: StageServer, call: FailingCall) -> Outcome:
+    return server.run(project, STAGES[stage].name, *STAGES[stage].arguments, failing=call)
+
+
+def chosen(
+    part: int, stage: str, base: Undisturbed, server: StageServer, folder: Path
+) -> list[tuple[int, str]]:
+    """Return number and operation of the calls to try, of those that a stage makes."""
+    project = base.copy(folder, stage)
+    assert run(project, stage, server, FailingCall(0, 0)).code == 0
+    numbered = [(number, call.split()[0]) for number, call in enumerate(server.calls(), 1)]
+    remove(project)
+    if FULL:
+        return numbered[part :: len(PARTS)]
+    return [random.Random(f"{stage} {part}").choice(numbered)]
+
+
+def told(ended: Outcome, stage: str, base: Undisturbed, project: Path) -> Iterator[str]:
+    """Yield what is wrong with how a stage ended of whose calls one failed."""
+    last = (ended.errors.splitlines() or [""])[-1]
+    if "Traceback" in ended.errors:
+        yield ended.errors
+    elif ended.code == 1 and not last.startswith("error: "):
+        yield f"no message: {ended.errors}"
+    elif ended.code not in (0, 1):
+        yield f"ended with {ended.code}: {ended.errors}"
+    elif ended.code == 0 and contents(project, stage) != contents(base.root, stage):
+        yield f"ended well with another result: {ended.errors}"
+
+
+@pytest.mark.fault("call that fails: open, write, fsync or rename")
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_call_that_fails_is_told_and_the_next_run_ends_the_same(
+    stage: str,
+    part: int,
+    base: Undisturbed,
+    server: StageServer,
+    tmp_path: Path,
+    record_property: Any,
+) -> None:
+    calls = chosen(part, stage, base, server, tmp_path / "project")
+    wrong = []
+    for number, operation in calls:
+        project = base.copy(tmp_path / "project", stage)
+        ended = run(project, stage, server, FailingCall(number, ERRORS[operation]))
+        failed = server.calls()[number - 1 : number]
+        wrong += [(number, failed, what) for what in told(ended, stage, base, project)]
+        wrong += afterwards(project, base, stage, server, (number, failed, ended.errors))
+        remove(project)
+    record_property("faults", len(calls))
+    assert wrong == []
+
+
+@pytest.mark.fault("`kill -9` of a stage right after a call")
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_stage_leaves_nothing_half_and_ends_the_same(
+    stage: str,
+    part: int,
+    base: Undisturbed,
+    server: StageServer,
+    tmp_path: Path,
+    record_property: Any,
+) -> None:
+    calls = chosen(part, stage, base, server, tmp_path / "project")
+    wrong, tried, lost = [], 0, [0.0]
+    for number, _ in calls:
+        project = base.copy(tmp_path / "project", stage)
+        started = time.monotonic()
+        ended = run(project, stage, server, FailingCall(number, 0))
+        killed = server.calls()[number - 1 : number]
+        if ended.code == KILLED:  # else this run made fewer calls
+            tried += 1
+        elif (ended.code, ended.errors) != (0, ""):
+            wrong.append((number, killed, ended.errors))
+        wrong += afterwards(project, base, stage, server, (number, killed))
+        lost.append(time.monotonic() - started - base.seconds[stage])
+        remove(project)
+    record_property("faults", tried)
+    record_property("lost", (stage, base.seconds[stage], max(lost)))
+    assert wrong == []
+
+
+def afterwards(
+    project: Path, base: Undisturbed, stage: str, server: StageServer, what: tuple[Any, ...]
+) -> Iterator[tuple[Any, ...]]:
+    """Yield what is wrong with what lies there, or with the next run."""
+    try:
+        require_nothing_half(project, base, stage)
+        require_the_same(project, base, stage, server)
+    except (AssertionError, ValueError) as e:
+        yield (*what, str(e))
