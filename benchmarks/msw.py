@@ -27,10 +27,10 @@ from torch.nn.functional import cross_entropy
 
 from models import zoo
 from models.units import block_units
-from pipeline.artifacts import replace_file
-from pipeline.devices import pick_device, pick_precision
-from pipeline.estimators import ESTIMATORS, Estimator
-from pipeline.regularizer import block_penalty
+from pipeline.core.artifacts import replace_file
+from pipeline.core.devices import pick_device, pick_precision
+from pipeline.distances.estimators import ESTIMATORS, Estimator
+from pipeline.train.penalty import block_penalty
 
 TARGET = Path("docs/msw.md")
 DIMENSIONS = (65536, 16384, 8192, 4096, 2048)

@@ -1,7 +1,7 @@
 """Which criterion chooses the blocks that are missed least, right after removal and after healing?
 
-    python -m benchmarks.choosing efficientnet_lite0 0 1 2
-    python -m benchmarks.choosing resnet18 0 1 2
+    python -m benchmarks.evidence.choosing efficientnet_lite0 0 1 2
+    python -m benchmarks.evidence.choosing resnet18 0 1 2
 
 For a network trained plainly and one trained with the penalty: the scores of every criterion, what
 each block alone is worth (its removal, then also healing it), and the network without the
@@ -9,7 +9,7 @@ half that a criterion chooses, before healing (plainly and with batch norm re-es
 for one short epoch, and for a fourth of the training.
 What choosing at random is worth is known exactly where every half can be tried, as for the five
 blocks of ResNet-18; elsewhere three draws stand for it. Adds to
-benchmarks/results/choosing.jsonl; `python -m benchmarks.results` makes the page.
+benchmarks/results/choosing.jsonl; `python -m benchmarks.page.results` makes the page.
 """
 
 import argparse
@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.penalty import penalised
-from benchmarks.trials import TASKS, Outcome, Results, after_removal, test_pct, training
-from pipeline.criteria import CRITERIA, gather
-from pipeline.devices import pick_device
-from pipeline.params import Score
-from pipeline.search import removal_order
+from benchmarks.evidence.penalty import penalised
+from benchmarks.evidence.trials import TASKS, Outcome, Results, after_removal, test_pct, training
+from pipeline.core.devices import pick_device
+from pipeline.core.params import Score
+from pipeline.plan.scoring.criteria import CRITERIA, gather
+from pipeline.plan.search.orders import removal_order
 
 TRAININGS = {"plain": {}, "penalty": penalised(3.0, estimator="power")}
 DRAWS = 3

@@ -1,6 +1,6 @@
 """Fine-tune real ImageNet weights with and without the penalty; write docs/finetune.md.
 
-    python -m benchmarks.finetune
+    python -m benchmarks.evidence.finetune
 
 EfficientNet-Lite0 from the package of the extra `weights`, on 6,000 training images of
 Fashion-MNIST scaled to 64×64, two epochs. Blocks go in ascending order of their distance on
@@ -23,19 +23,19 @@ import timm
 import torch
 from torch import nn
 
+from models.batch_norm import reestimate_batch_norm
 from models.surgery import bypass
 from models.units import block_units
-from pipeline.artifacts import replace_file
-from pipeline.data import Dataset, Split, batches, load, subset
-from pipeline.devices import pick_device, pick_precision
-from pipeline.epochs import EVALUATION_BATCH
-from pipeline.evaluate import accuracy_pct, reestimate_batch_norm
-from pipeline.networks import create_network
-from pipeline.params import Model, Prepare, Train
-from pipeline.prepare import prepare
-from pipeline.search import removal_order
-from pipeline.train import EpochLog, train
-from stages import run_stage
+from pipeline.core.artifacts import replace_file
+from pipeline.core.devices import pick_device, pick_precision
+from pipeline.core.params import Model, Prepare, Train
+from pipeline.core.stage_script import run_stage
+from pipeline.data.dataset import Dataset, Split, load
+from pipeline.data.prepare import prepare
+from pipeline.plan.search.orders import removal_order
+from pipeline.train.initial_network import create_network
+from pipeline.train.loop import train
+from pipeline.train.records import EpochLog
 
 TARGET = Path("docs/finetune.md")
 LAMBDAS = (0.0, 5.0)
@@ -75,8 +75,8 @@ def reduced(images: Dataset) -> Dataset:
     """Keep as many validation and test images as are evaluated."""
     return dataclasses.replace(
         images,
-        validation=subset(images.validation, EVALUATED_IMAGES, seed=0),
-        test=subset(images.test, EVALUATED_IMAGES, seed=0),
+        validation=images.validation.sample(EVALUATED_IMAGES),
+        test=images.test.sample(EVALUATED_IMAGES),
     )
 
 
@@ -115,15 +115,14 @@ def measure(
     model: nn.Module, removed: list[str], images: Dataset, device: torch.device
 ) -> dict[str, Any]:
     """Return the accuracies in % without these blocks, as it is and with batch norm refreshed."""
-    options: Any = {"mean": images.mean, "std": images.std, "device": device}
 
     def accuracy(network: nn.Module, split: Split) -> float:
-        return accuracy_pct(network, batches(split, EVALUATION_BATCH, **options))
+        return images.accuracy_pct(split, network, device)
 
     shallow = bypass(model, removed).eval()
     healed = copy.deepcopy(shallow)
-    calibration = subset(images.train, BATCH_NORM_IMAGES, seed=0)
-    reestimate_batch_norm(healed, batches(calibration, EVALUATION_BATCH, **options))
+    calibration = images.train.sample(BATCH_NORM_IMAGES)
+    reestimate_batch_norm(healed, images.batches(calibration, device=device))
     level = {
         "removed": len(removed),
         "validation": accuracy(shallow, images.validation),
@@ -143,9 +142,9 @@ def document(results: dict[float, dict[str, Any]]) -> str:
     lines = [
         "# A fine-tune of real weights",
         "",
-        f"Written by `python -m benchmarks.finetune`. {NETWORK.name} starts from ImageNet weights "
-        f"({origin}) and learns Fashion-MNIST: {IMAGES.limit} training images, grey, scaled to "
-        f"{IMAGES.image_size}×{IMAGES.image_size}; {TRAINING['epochs']} epochs, batch "
+        f"Written by `python -m benchmarks.evidence.finetune`. {NETWORK.name} starts from ImageNet "
+        f"weights ({origin}) and learns Fashion-MNIST: {IMAGES.limit} training images, grey, "
+        f"scaled to {IMAGES.image_size}×{IMAGES.image_size}; {TRAINING['epochs']} epochs, batch "
         f"{TRAINING['batch_size']}, {TRAINING['optimizer']}, learning rate "
         f"{TRAINING['learning_rate']}; one seed. Blocks go in ascending order of their distance on "
         "validation images; the levels are fixed, so nothing was chosen by the test images. "

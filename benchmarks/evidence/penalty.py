@@ -1,11 +1,11 @@
 """What the penalty does: λ, estimator, batch size, directions and architecture.
 
-    python -m benchmarks.penalty 0 1 2
-    python -m benchmarks.penalty 0 --tasks resnet18_full     # the authors' width, one seed
+    python -m benchmarks.evidence.penalty 0 1 2
+    python -m benchmarks.evidence.penalty 0 --tasks resnet18_full     # the authors' width, one seed
 
 Every setting is trained once per seed; blocks go in ascending order of their distance on
 calibration images and test accuracy is read at every level. Adds to
-benchmarks/results/penalty.jsonl; `python -m benchmarks.results` makes the page.
+benchmarks/results/penalty.jsonl; `python -m benchmarks.page.results` makes the page.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from benchmarks.trials import (
+from benchmarks.evidence.trials import (
     Outcome,
     Results,
     after_removal,
@@ -23,9 +23,8 @@ from benchmarks.trials import (
 )
 from models.cost import count_macs
 from models.surgery import bypass
-from pipeline.activations import measure_blocks
-from pipeline.data import subset
-from pipeline.search import removal_order
+from pipeline.distances.features import measure_blocks
+from pipeline.plan.search.orders import removal_order
 
 LAMBDAS = (1.0, 3.0, 5.0)
 FULL_WIDTH = "resnet18_full"
@@ -77,7 +76,7 @@ def measure(task: str, changes: dict[str, Any], seed: int) -> dict[str, Any]:
     """Train; return what it cost and test % with 0, 1, 2, … blocks out."""
     outcome = training(task, changes, seed)
     order = by_distance(outcome)
-    image, _ = next(loader(subset(outcome.images.test, 1, seed=0), outcome.images))
+    image, _ = next(loader(outcome.images.test.sample(1), outcome.images))
     return {
         "task": task,
         **changes,

@@ -2,7 +2,7 @@
 
 Run after `dvc repro prepare`:
 
-    python -m benchmarks.seeds 0 1 2
+    python -m benchmarks.evidence.seeds 0 1 2
 
 Accuracies are those of the PyTorch network as trained and with all removable blocks bypassed; they
 show the spread of a setting, and no setting should be chosen by them (docs/log.md tells where one
@@ -15,17 +15,15 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.spread import spread
+from benchmarks.page.spread import spread
 from models.surgery import bypass
-from pipeline import data
-from pipeline.artifacts import artifacts_dir, replace_file
-from pipeline.devices import pick_device
-from pipeline.epochs import EVALUATION_BATCH
-from pipeline.evaluate import accuracy_pct
-from pipeline.method import select_units
-from pipeline.networks import create_network
-from pipeline.params import Variant, load_params
-from pipeline.train import train
+from models.unit_selection import select_units
+from pipeline.core.artifacts import artifacts_dir, replace_file
+from pipeline.core.devices import pick_device
+from pipeline.core.params import Variant, load_params
+from pipeline.data import dataset as data
+from pipeline.train.initial_network import create_network
+from pipeline.train.loop import train
 
 TARGET = Path("docs/seeds.md")
 
@@ -51,7 +49,7 @@ def accuracies(variant: Variant, seed: int, images: data.Dataset) -> tuple[float
     device = pick_device()
     torch.manual_seed(seed)
     model, spec, images = create_network(variant.model, images)
-    units = select_units(variant.method, model, spec.example()).removable
+    units = select_units(model, spec.example(), variant.method.mode, variant.method.unit).removable
     with tempfile.TemporaryDirectory() as folder:
         train(
             model,
@@ -64,10 +62,7 @@ def accuracies(variant: Variant, seed: int, images: data.Dataset) -> tuple[float
         )
 
     def test(network: torch.nn.Module) -> float:
-        loader = data.batches(
-            images.test, EVALUATION_BATCH, mean=images.mean, std=images.std, device=device
-        )
-        return accuracy_pct(network.eval(), loader)
+        return images.accuracy_pct(images.test, network.eval(), device)
 
     return test(model), test(bypass(model, [unit.name for unit in units]))
 
@@ -77,7 +72,7 @@ def table(results: dict[str, list[tuple[float, float]]], seeds: list[int]) -> st
     lines = [
         "# Spread over seeds",
         "",
-        f"Written by `python -m benchmarks.seeds {' '.join(map(str, seeds))}` on "
+        f"Written by `python -m benchmarks.evidence.seeds {' '.join(map(str, seeds))}` on "
         f"params.yaml, torch {torch.__version__}, {pick_device()}. Test accuracy in %, mean ± "
         "standard deviation, single seeds in brackets.",
         "",

@@ -1,8 +1,8 @@
 """How much faster is a network without the sets of blocks that the strategies took out?
 
-    python -m benchmarks.set_latency resnet18
-    python -m benchmarks.set_latency efficientnet_lite0
-    python -m benchmarks.set_latency resnet18_full
+    python -m benchmarks.evidence.set_latency resnet18
+    python -m benchmarks.evidence.set_latency efficientnet_lite0
+    python -m benchmarks.evidence.set_latency resnet18_full
 
 Exports the task's network, collapses it once for each set that the results of the strategies (where
 there are none: of the penalty) name, with linear maps in the place of the blocks where the way has
@@ -18,18 +18,17 @@ from typing import Any
 
 import torch
 
-from benchmarks.results import Shape, shape_at
-from benchmarks.tables import measured
-from benchmarks.trials import TASKS, Results, images_of
+from benchmarks.evidence.trials import TASKS, Results, images_of
+from benchmarks.page.results import Shape, shape_at
+from benchmarks.page.tables import measured
+from models.replacement.fitting import fit
 from models.units import block_units
-from pipeline.channel_maps import as_maps
-from pipeline.collapse import collapse_onnx
-from pipeline.data import batches
-from pipeline.export import export_onnx
-from pipeline.graph_latency import graph_latencies_ms
-from pipeline.networks import create_network
-from pipeline.params import load_params
-from pipeline.replacement import fit
+from pipeline.benchmark.timing.graphs import graph_latencies_ms
+from pipeline.collapse.channel_maps import as_maps
+from pipeline.collapse.rewrite import collapse_onnx
+from pipeline.core.params import load_params
+from pipeline.export.exporter import export_onnx
+from pipeline.train.initial_network import create_network
 
 BATCH_SIZE = 32
 
@@ -66,8 +65,7 @@ def times(task: str, wanted: Sequence[Shape]) -> list[tuple[float, float]]:
     """Return each network's median latency in ms and how many times as fast as the first it is."""
     torch.manual_seed(0)
     model, spec, images = create_network(TASKS[task].model, images_of(task))
-    options: Any = {"mean": images.mean, "std": images.std, "device": "cpu"}
-    batch, _ = next(batches(images.test, BATCH_SIZE, **options))
+    batch, _ = next(images.batches(images.test, BATCH_SIZE))
     units = block_units(model.eval(), spec.example())
     with TemporaryDirectory() as folder:
         source = export_onnx(model, spec.example(), Path(folder) / "whole.onnx", blocks=units)

@@ -1,14 +1,14 @@
 """Compare the ways to a shallow network at equal training time, at half and at full depth.
 
-    python -m benchmarks.strategies resnet18 0 1 2
-    python -m benchmarks.strategies efficientnet_lite0 0 1 2
+    python -m benchmarks.evidence.strategies resnet18 0 1 2
+    python -m benchmarks.evidence.strategies efficientnet_lite0 0 1 2
 
 Every way gets the time that plain training takes: how many epochs that is follows from the CPU
 seconds per image that each needs in trials taken in turn, rounded down (up where a twentieth of an
 epoch is missing), less what choosing blocks costs. An epoch has a part of the images, so epochs are
 short. A teacher's own training is not counted; ways that have one say so. Adds to
 benchmarks/results/strategies.jsonl; accuracies are on test (docs/results.md says what was decided
-after a look at them). `python -m benchmarks.results` makes the page.
+after a look at them). `python -m benchmarks.page.results` makes the page.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.penalty import by_distance, penalised
-from benchmarks.trials import (
+from benchmarks.evidence.penalty import by_distance, penalised
+from benchmarks.evidence.trials import (
     TASKS,
     Outcome,
     Results,
@@ -34,16 +34,18 @@ from benchmarks.trials import (
     test_pct,
     training,
 )
-from pipeline.criteria import CRITERIA, gather
-from pipeline.data import Dataset, subset
-from pipeline.devices import pick_device
-from pipeline.epochs import MONITORED_IMAGES
-from pipeline.method import select_units
-from pipeline.networks import create_network
-from pipeline.params import Method, Score, Strategy, Train
-from pipeline.replacement import fit
-from pipeline.search import removal_order
-from pipeline.train import REPLACEMENT_IMAGES, train
+from models.replacement.fitting import fit
+from models.unit_selection import select_units
+from pipeline.core.devices import pick_device
+from pipeline.core.params import Score, Strategy, Train
+from pipeline.data.dataset import Dataset
+from pipeline.plan.scoring.criteria import CRITERIA, gather
+from pipeline.plan.search.orders import removal_order
+from pipeline.train.calibration import REPLACEMENT_IMAGES
+from pipeline.train.epoch import MONITORED_IMAGES
+from pipeline.train.initial_network import create_network
+from pipeline.train.loop import train
+from pipeline.train.strategies import STRATEGIES
 
 TRIAL_IMAGES, TRIAL_ROUNDS = 2560, 2  # 20 steps of ResNet-18: `until` comes out exactly
 PLAIN = "plain training"
@@ -125,7 +127,7 @@ def depths(task: str, way: Mapping[str, Any]) -> list[int]:
 def removable(task: str) -> list[str]:
     """Return the removable blocks of a task's network."""
     model, spec, _ = create_network(TASKS[task].model, images_of(task))
-    return [unit.name for unit in select_units(Method(), model, spec.example()).removable]
+    return [unit.name for unit in select_units(model, spec.example()).removable]
 
 
 def changes(way: Mapping[str, Any], depth: int) -> dict[str, Any]:
@@ -162,8 +164,8 @@ def accuracies(outcome: Outcome, depth: int) -> dict[str, Any]:
 def equal_epochs(task: str, way: str, depth: int) -> int:
     """Return how many epochs a way may take to cost what plain training costs."""
     images = images_of(task)
-    few = subset(images.train, TRIAL_IMAGES, seed=0)
-    images = dataclasses.replace(images, train=few, validation=subset(few, 64, seed=0))
+    few = images.train.sample(TRIAL_IMAGES)
+    images = dataclasses.replace(images, train=few, validation=few.sample(64))
     plain, own = [], []
     for _ in range(TRIAL_ROUNDS):  # in turn; all else that runs only slows down
         plain.append(trial_seconds(task, {}, images))
@@ -186,11 +188,11 @@ def trial_seconds(task: str, own: dict[str, Any], images: Dataset) -> float:
             "replacement": "identity",
         }
     teacher = create_network(TASKS[task].model, images)[0] if "distill" in own else None
-    first = dataclasses.replace(images, train=subset(images.train, 64, seed=0))
+    first = dataclasses.replace(images, train=images.train.sample(64))
     with tempfile.TemporaryDirectory() as folder:
         for split in (first, images):  # once without the clock: a first pass is slower
             model, spec, _ = create_network(TASKS[task].model, images)
-            units = select_units(Method(), model, spec.example()).removable
+            units = select_units(model, spec.example()).removable
             started = time.process_time()
             train(
                 *(model, split, Train.model_validate(recipe), units),
@@ -206,14 +208,16 @@ def choosing_seconds(task: str, way: str, depth: int) -> float:
     """Return the CPU seconds that it takes to choose blocks and to fit what stands in for them."""
     wanted = Strategy.model_validate(WAYS[task][way]["strategy"])
     model, spec, images = create_network(TASKS[task].model, images_of(task))
-    units = select_units(Method(), model, spec.example()).removable
+    units = select_units(model, spec.example()).removable
     ranking = Score(samples=MONITORED_IMAGES, projections=50, recovery_images=0)
     started = time.process_time()
     evidence = gather(model, units, images, ranking, pick_device(), together=depth)
-    names = removal_order(CRITERIA[wanted.criterion](evidence))[:depth]
+    auto = STRATEGIES[wanted.name].auto_order
+    criterion = auto if wanted.order == "auto" else wanted.order
+    names = removal_order(CRITERIA[criterion](evidence))[:depth]
     once = time.process_time() - started
     if wanted.replacement != "identity":
-        some = subset(images.train, REPLACEMENT_IMAGES, seed=0)
+        some = images.train.sample(REPLACEMENT_IMAGES)
         fit(model.eval(), names, wanted.replacement, (x for x, _ in loader(some, images)))
     fitting = time.process_time() - started - once
     return fitting + once * (depth if wanted.name == "progressive" else 1)

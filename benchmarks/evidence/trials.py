@@ -19,21 +19,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.replacements import blank_maps
-from models.surgery import bypass, take_out
+from models.batch_norm import batch_norms, reestimate_batch_norm
+from models.replacement.fitting import fit
+from models.replacement.modules import blank_maps
+from models.surgery import bypass, remove_blocks
+from models.unit_selection import select_units
 from models.units import Unit
-from pipeline import data
-from pipeline.artifacts import CACHE, digest, locked, read_json, replace_dir, write_json
-from pipeline.data import Dataset, Split, batches, subset
-from pipeline.devices import pick_device
-from pipeline.epochs import EVALUATION_BATCH
-from pipeline.evaluate import accuracy_pct, has_batch_norm, reestimate_batch_norm
-from pipeline.method import select_units
-from pipeline.networks import create_network
-from pipeline.params import Method, Model, Prepare, Train
-from pipeline.prepare import prepare
-from pipeline.replacement import fit
-from pipeline.train import EpochLog, train
+from pipeline.core.artifacts import CACHE, digest, locked, read_json, replace_dir, write_json
+from pipeline.core.devices import pick_device
+from pipeline.core.params import Model, Prepare, Train
+from pipeline.data import dataset as data
+from pipeline.data.dataset import Dataset, Split
+from pipeline.data.prepare import prepare
+from pipeline.train.initial_network import create_network
+from pipeline.train.loop import train
+from pipeline.train.records import EpochLog
 
 FOLDER = CACHE / "benchmarks"
 RESULTS = Path("benchmarks/results")  # in git: what was measured, a JSON object a line
@@ -148,9 +148,9 @@ def training(
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     model, spec, images = create_network(settings, images_of(task))
-    units = select_units(Method(), model, spec.example()).removable
+    units = select_units(model, spec.example()).removable
     gone = [*(start.record["removed"] if start else ()), *without]
-    take_out(model, gone)
+    remove_blocks(model, gone)
     folder = FOLDER / "trials" / key
     if not folder.exists():
         if start is not None:
@@ -159,7 +159,7 @@ def training(
         _train(model, images, units, record, folder, teacher)
     record = read_json(folder / "record.json")
     state = torch.load(folder / "model.pt", map_location=pick_device(), weights_only=True)
-    take_out(model, record["removed"], blank_maps(record["maps"], state))
+    remove_blocks(model, record["removed"], blank_maps(record["maps"], state))
     model.load_state_dict(state, strict=True)
     return Outcome(model.eval(), units, images, record)
 
@@ -229,32 +229,31 @@ def images_of(task: str) -> Dataset:
     images = data.load(folder)
     return dataclasses.replace(
         images,
-        train=subset(images.train, TASKS[task].train_images, seed=0),
-        validation=subset(images.validation, VALIDATION_IMAGES, seed=0),
-        test=subset(images.test, TASKS[task].test_images, seed=0),
+        train=images.train.sample(TASKS[task].train_images),
+        validation=images.validation.sample(VALIDATION_IMAGES),
+        test=images.test.sample(TASKS[task].test_images),
     )
 
 
 def monitored(images: Dataset) -> Dataset:
     """Return the images with fewer to validate on, which is done after every short epoch."""
-    few = subset(images.validation, MONITORED_IMAGES, seed=0)
+    few = images.validation.sample(MONITORED_IMAGES)
     return dataclasses.replace(images, validation=few)
 
 
 def loader(split: Split, images: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield a split in order, normalised as the network wants it, on the device."""
-    options: Any = {"mean": images.mean, "std": images.std, "device": pick_device()}
-    return batches(split, EVALUATION_BATCH, **options)
+    return images.batches(split, device=pick_device())
 
 
 def calibration(images: Dataset) -> Split:
     """Return the training images from which statistics and replacements are taken."""
-    return subset(images.train, CALIBRATION_IMAGES, seed=0)
+    return images.train.sample(CALIBRATION_IMAGES)
 
 
 def test_pct(model: nn.Module, images: Dataset) -> float:
     """Return the accuracy on the test images."""
-    return accuracy_pct(model.eval(), loader(images.test, images))
+    return images.accuracy_pct(images.test, model.eval(), pick_device())
 
 
 def after_removal(
@@ -265,7 +264,7 @@ def after_removal(
     result = {"identity": test_pct(bypass(model, removed), images)}
     if not removed:
         return result
-    if "bn" in repairs and has_batch_norm(model):
+    if "bn" in repairs and batch_norms(model):
         re_estimated = bypass(model, removed)
         reestimate_batch_norm(re_estimated, loader(calibration(images), images))
         result["bn"] = test_pct(re_estimated, images)

@@ -8,9 +8,9 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
-from benchmarks.spread import spread
-from benchmarks.tables import markdown
-from benchmarks.trials import Results
+from benchmarks.evidence.trials import Results
+from benchmarks.page.spread import spread
+from benchmarks.page.tables import markdown
 
 SEEDS = 3
 TRAININGS = ("plain", "penalty")

@@ -1,9 +1,9 @@
 """Fill the tables of docs/results.md, and draw its plots, from benchmarks/results/*.jsonl.
 
-    python -m benchmarks.results
+    python -m benchmarks.page.results
 
 Between `<!-- table: NAME -->` and `<!-- /table -->` stands what `TABLES[NAME]` makes of the
-results; the text around is written by hand. tests/test_results.py holds the page to the results.
+results; the text around is written by hand. tests/report/test_results.py compares both.
 """
 
 import re
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.choices import choices, correlations
-from benchmarks.plots import accuracy_by_depth, accuracy_by_way
-from benchmarks.spread import spread
-from benchmarks.tables import Rows, grouped, markdown, measured
-from pipeline.artifacts import replace_file
+from benchmarks.page.choices import choices, correlations
+from benchmarks.page.plots import accuracy_by_depth, accuracy_by_way
+from benchmarks.page.spread import spread
+from benchmarks.page.tables import Rows, grouped, markdown, measured
+from pipeline.core.artifacts import replace_file
 
 PAGE = Path("docs/results.md")
 MISSING = "Not measured yet.\n"
@@ -155,12 +155,14 @@ def full_width() -> str:
                 f"{100 * (macs / penalised['macs'][0] - 1):+.1f} %",
                 f"{own['identity']:.2f}",
                 f"{bare['identity']:.2f}",
-                f"{bare['bn']:.2f}" if "bn" in bare else "–",
+                *(f"{bare[name]:.2f}" if name in bare else "–" for name in ("bn", "linear")),
+                f"{own['linear']:.2f}" if "linear" in own else "–",
                 _speed_up("resnet18_full", [penalised], level) if level else "1.00",
             ]
         )
     names = list(groups)
-    head = ["blocks out", "MMACs", "change", names[1], names[0], f"{names[0]}, BN", "times as fast"]
+    head = ["blocks out", "MMACs", "change", names[1], names[0], f"{names[0]}, BN"]
+    head += [f"{names[0]}, maps", f"{names[1]}, maps", "times as fast"]
     return markdown(head, lines)
 
 

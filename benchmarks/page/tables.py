@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from benchmarks.trials import Results
+from benchmarks.evidence.trials import Results
 
 Rows = list[dict[str, Any]]
 

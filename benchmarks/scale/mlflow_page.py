@@ -1,7 +1,7 @@
 """How long MLflow's UI takes to show a folder's runs in a real browser.
 
-    python -m benchmarks.scale --into hundred
-    python -m benchmarks.scale_page hundred
+    python -m benchmarks.scale.stages --into hundred
+    python -m benchmarks.scale.mlflow_page hundred
 
 Needs chromium and its driver. Each page is opened three times; the first is the browser's first.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120
 SHOWN = {  # what is on the page when it is usable
     "table": ("", "return document.body.innerText.includes('-l0-')"),
@@ -41,7 +41,7 @@ def main() -> None:
 @contextmanager
 def server(folder: Path) -> Iterator[str]:
     """Yield the address of the comparison, served as `make ui` does."""
-    command = [sys.executable, "-m", "stages.ui"]
+    command = [sys.executable, "-m", "pipeline", "ui"]
     process = subprocess.Popen(
         command,
         cwd=folder,

@@ -1,7 +1,7 @@
 """How long the report, `compare`, `choose` and `track` take with many variants, each on its own.
 
-python -m benchmarks.scale                              100 variants of 10 levels in 4 precisions
-python -m benchmarks.scale --variants 10 --into ten   kept, to look at (benchmarks.scale_page does)
+python -m benchmarks.scale.stages                            100 variants of 10 levels, 4 precisions
+python -m benchmarks.scale.stages --variants 10 --into ten   kept, for benchmarks.scale.mlflow_page
 
 The metrics are those of the committed variant `lacoot`, multiplied: levels are repeated, accuracies
 and latencies drawn around what was measured. They are well-formed and mean nothing.
@@ -17,13 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TEMPLATE = "lacoot"
 STAGES = ("train", "score", "plan", "heal", "collapse", "precision", "build", "verify", "benchmark")
 COMMANDS = {
@@ -84,16 +84,34 @@ def write_project(folder: Path, variants: int, levels: int, seed: int = 0) -> No
     shutil.copy(ROOT / "dvc.lock", folder)
     template = {stage: _read(stage) for stage in STAGES}
     rng = random.Random(seed)
+    run: dict[str, Any] = {}
     for name in names:
-        for stage, metrics in variant_metrics(template, name, levels, rng).items():
-            path = folder / "metrics" / stage / f"{name}.json"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(json.dumps(metrics), encoding="utf-8")
+        found = variant_metrics(template, name, levels, rng)
+        own = found.pop("benchmark")
+        run = run or {key: [] if isinstance(value, list) else value for key, value in own.items()}
+        for key, value in own.items():
+            if isinstance(value, list):
+                run[key] += value
+        for stage, metrics in found.items():
+            _write(folder / "metrics" / stage / f"{name}.json", metrics)
+    _write(folder / "metrics" / "benchmark.json", run)
+
+
+def _write(path: Path, metrics: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(metrics), encoding="utf-8")
 
 
 def _read(stage: str) -> Any:
-    path = ROOT / "metrics" / stage / f"{TEMPLATE}.json"
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Return the metrics of `TEMPLATE`; of the one run over all variants, its own records."""
+    if stage != "benchmark":
+        return json.loads((ROOT / "metrics" / stage / f"{TEMPLATE}.json").read_text("utf-8"))
+    run = json.loads((ROOT / "metrics" / "benchmark.json").read_text("utf-8"))
+    return {key: _own(value) if isinstance(value, list) else value for key, value in run.items()}
+
+
+def _own(records: list[Any]) -> list[Any]:
+    return [one for one in records if isinstance(one, dict) and one.get("variant") == TEMPLATE]
 
 
 def variant_metrics(
@@ -101,37 +119,43 @@ def variant_metrics(
 ) -> dict[str, Any]:
     """Return the metrics of a variant by stage: those of `template` with other numbers."""
     loss, slower = rng.uniform(-1.0, 3.0), rng.uniform(0.8, 1.5)
+    deepest = max(level["level"] for level in template["heal"]["levels"])
     found = {
-        stage: copy.deepcopy(metrics) | {"variant": variant} for stage, metrics in template.items()
+        stage: {key: _stretched(key, value, variant, levels, deepest) for key, value in own.items()}
+        | {"variant": variant}
+        for stage, own in template.items()
     }
-    for stage, metrics in found.items():
-        if stage not in ("train", "score"):
-            metrics["levels"] = [_level(metrics["levels"], number) for number in range(levels)]
     found["heal"]["chosen_level"] = rng.randrange(levels)
-    for number, level in enumerate(found["verify"]["levels"]):
-        for rung in level["rungs"]:
-            for key in ("val_accuracy_pct", "test_accuracy_pct"):
-                if rung.get(key) is not None:
-                    rung[key] -= loss + 0.3 * number + rng.uniform(0.0, 0.2)
-    for number, level in enumerate(found["benchmark"]["levels"]):
-        for latency in _latencies(level["latency_ms"]):
-            for key in ("p50", "p90", "p99"):
-                latency[key] *= slower * (1 - 0.05 * number) * rng.uniform(0.97, 1.03)
+    for check in found["verify"]["checks"]:
+        for key in ("val_accuracy_pct", "test_accuracy_pct"):
+            if check[key] is not None:
+                check[key] -= loss + 0.3 * check["level"] + rng.uniform(0.0, 0.2)
+    for latency in found["benchmark"]["latencies"]:
+        for key in ("quiet_ms", "p50_ms", "p90_ms", "p99_ms"):
+            latency[key] *= slower * (1 - 0.05 * latency["level"]) * rng.uniform(0.97, 1.03)
     return found
 
 
-def _level(levels: list[Any], number: int) -> Any:
-    """Return a level with so many blocks out; beyond the deepest one made-up blocks go."""
-    deepest = len(levels) - 1
-    level = copy.deepcopy(levels[min(number, deepest)])
+def _stretched(key: str, value: Any, variant: str, levels: int, deepest: int) -> Any:
+    """Return a list of records with so many levels; beyond the deepest, blocks are made up."""
+    if not (isinstance(value, list) and value and isinstance(value[0], dict)):
+        return copy.deepcopy(value)
+    if key == "epochs" or "level" not in value[0]:
+        return copy.deepcopy(value)
+    return [
+        _at_level(record, number, variant, deepest)
+        for number in range(levels)
+        for record in value
+        if record["level"] == min(number, deepest)
+    ]
+
+
+def _at_level(record: dict[str, Any], number: int, variant: str, deepest: int) -> dict[str, Any]:
     made_up = [f"layer9.{extra}" for extra in range(number - deepest)]
-    return level | {"level": number, "removed": [*level["removed"], *made_up]}
-
-
-def _latencies(by_precision: Mapping[str, Any]) -> Iterator[dict[str, float]]:
-    for by_backend in by_precision.values():
-        for by_batch in by_backend.values():
-            yield from by_batch.values()
+    changed = copy.deepcopy(record) | {"level": number}
+    if "removed" in record:
+        changed["removed"] = [*record["removed"], *made_up]
+    return changed | ({"variant": variant} if "variant" in record else {})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A sweep of 12 variants of which one fails, then once more, then with the mistake mended.
 
-python -m benchmarks.sweep [--jobs 2] [--into FOLDER]
+python -m benchmarks.scale.sweep [--jobs 2] [--into FOLDER]
 
 In a copy of the project with small settings. What each of the three runs took, what ran in it and
 what failed goes to benchmarks/results/sweep.jsonl. Its claim: the 11 others complete, the report
@@ -22,8 +22,8 @@ from typing import Any
 
 import yaml
 
-from pipeline.artifacts import read_json
-from pipeline.fashion_mnist import DOWNLOADS, fetch
+from pipeline.core.artifacts import read_json
+from pipeline.data.published.fashion_mnist import DOWNLOADS, fetch
 
 RESULTS = Path("benchmarks/results/sweep.jsonl")
 GRID = ("lambda=0.5,1,2,3,5", "seed=1,2")  # beside these two:
@@ -65,7 +65,7 @@ def _copy_project(root: Path) -> None:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(name, root / name)
     subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
-    shutil.copy("tests/params.yaml", root / "params.yaml")
+    shutil.copy("tests/support/params.yaml", root / "params.yaml")
     DOWNLOADS.mkdir(parents=True, exist_ok=True)
     fetch(DOWNLOADS)
 
@@ -103,7 +103,7 @@ def _sweep(root: Path, step: str, jobs: int, *grid: str) -> dict[str, Any]:
         "exit_code": code,
         "variants_run": sorted({variant for _, variant in ran}),
         "stages_run": len(ran),
-        "variants_in_report": len({row["variant"] for row in summary["rows"]}),
+        "variants_in_report": len({row["variant"] for row in summary["networks"]}),
         "failures_in_report": summary["failures"],
     }
 

@@ -21,9 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.zoo_row import measure
-from benchmarks.zoo_table import table
-from pipeline.artifacts import CACHE, code_digest, read_json, replace_file, write_json
+from benchmarks.zoo.row import measure
+from benchmarks.zoo.table import table
+from pipeline.core.artifacts import CACHE, code_digest, read_json, replace_file, write_json
 
 TARGET = Path("docs/zoo.md")
 ROWS = CACHE / "zoo"
@@ -63,7 +63,7 @@ def _row_path(family: str) -> Path:
 def _is_done(family: str) -> bool:
     """Say whether this code has measured the family already."""
     path = _row_path(family)
-    return path.exists() and read_json(path).get("code") == code_digest()
+    return path.exists() and read_json(path).get("code") == code_digest("collapse")
 
 
 def _supervise(threads: int, family: str) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _supervise(threads: int, family: str) -> dict[str, Any]:
     row |= read_json(_row_path(family)) if _row_path(family).exists() else {}
     if process.returncode:
         row["reason"] = ended or f"exit {process.returncode}: {' '.join(last)}"[:300]
-    row |= {"seconds": round(time.monotonic() - started, 1), "code": code_digest()}
+    row |= {"seconds": round(time.monotonic() - started, 1), "code": code_digest("collapse")}
     write_json(_row_path(family), row)
     return row
 

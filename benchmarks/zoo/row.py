@@ -13,18 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.batch_norm import reestimate_batch_norm
 from models.blocks import Block, find_blocks
 from models.cost import count_parameters
 from models.errors import ShoalError
 from models.surgery import bypass
 from models.zoo import create
-from pipeline.collapse import collapse_onnx
-from pipeline.engines import BACKENDS, onnxruntime
-from pipeline.engines.interface import Job
-from pipeline.evaluate import reestimate_batch_norm
-from pipeline.export import export_onnx
-from pipeline.params import Batch, Build
-from pipeline.parity import compare, require
+from pipeline.collapse.rewrite import collapse_onnx
+from pipeline.core.params import Batch, Build
+from pipeline.engines.backends.interface import Job
+from pipeline.engines.backends.registry import BACKENDS
+from pipeline.export.exporter import export_onnx
+from pipeline.export.parity import compare, require
+from pipeline.export.session import runner
 
 CLASSES = 10
 SIZES = (64, 96, 128, 160, 192, 224, 256)  # pixels tried below an architecture's own size
@@ -81,7 +82,7 @@ def _measure(row: Row, begin: Callable[[str], None], folder: Path) -> None:
     report = collapse_onnx(source, folder / "shallow.onnx", removed)
     row |= {"macs_before": report.before.macs, "macs_after": report.after.macs}
     begin("parity")
-    found = onnxruntime.runner(folder / "shallow.onnx")(images.numpy())
+    found = runner(folder / "shallow.onnx")(images.numpy())
     parity, of_signal = compare(expected, found), compare(*_centred(expected, found))
     row |= {"parity": parity.max_rel, "parity_of_signal": of_signal.max_rel}
     require(parity, TOLERANCE, "PyTorch and the collapsed graph")

@@ -3,7 +3,7 @@
 from importlib.metadata import version
 from typing import Any
 
-from pipeline.probe import probe
+from pipeline.engines.backends.probe import probe
 
 STEPS = ["find", "bypass", "export", "collapse", "parity", "engine", "done"]
 

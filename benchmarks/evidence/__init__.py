@@ -1,0 +1,1 @@
+"""The trainings behind docs/results.md, docs/seeds.md and docs/finetune.md."""

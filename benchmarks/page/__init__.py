@@ -1,0 +1,1 @@
+"""The tables and plots of docs/results.md, from benchmarks/results/*.jsonl."""

@@ -1,0 +1,1 @@
+"""Every timm family through the whole path: docs/zoo.md."""
