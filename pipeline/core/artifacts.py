@@ -166,14 +166,27 @@ def read_json(path: Path) -> Any:
         return made
 
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_hook=document)
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(
+            text,
+            object_hook=document,
+            parse_int=lambda number: int(number) if _finite(number) else 0,
+            parse_float=_finite,
+            parse_constant=_finite,
+        )
     except FileNotFoundError as e:
         raise ArtifactError(f"{path} is missing; `dvc repro` makes it") from e
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e:
+    except (ValueError, RecursionError) as e:  # of JSON, of UTF-8, of numbers
         raise ArtifactError(f"{path} is not valid JSON ({e}); delete it and run `dvc repro`") from e
     if not isinstance(content, Document):
         raise ArtifactError(f"{path} holds no JSON object; delete it and run `dvc repro`")
     return content
+
+
+def _finite(text: str) -> float:
+    if math.isfinite(number := float(text)):
+        return number
+    raise ValueError(f"{text[:20]} is no finite number")
 
 
 def read_yaml(path: Path) -> Any:

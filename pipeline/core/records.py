@@ -5,6 +5,7 @@ each, with the keys (level, precision, backend, batch) as fields beside the numb
 """
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,11 +29,12 @@ def read_record(path: Path, kind: type[Record]) -> Record:
     Raises:
         ArtifactError: it is missing, damaged, or of another version of Shoal.
     """
-    raw = read_json(path)
+    document = json.dumps(read_json(path))
     if kind not in ADAPTERS:
         ADAPTERS[kind] = TypeAdapter(kind)
     try:
-        record: Record = ADAPTERS[kind].validate_python(raw)
+        # Strict: a number is no text and no truth value. Out of JSON alone that holds dataclasses.
+        record: Record = ADAPTERS[kind].validate_json(document, strict=True)
         return record
     except ValidationError as e:
         first = e.errors()[0]

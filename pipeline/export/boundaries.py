@@ -68,7 +68,12 @@ def read_boundaries(model: ModelProto) -> dict[str, Boundary]:
                 raise ArtifactError(
                     f"the block boundaries in the ONNX file are damaged ({why}); export it again"
                 ) from e
-            return {boundary.name: boundary for boundary in found}
+            named = {boundary.name: boundary for boundary in found}
+            if len(named) < len(found):
+                raise ArtifactError(
+                    "the block boundaries in the ONNX file name a block twice; export it again"
+                )
+            return named
     raise ArtifactError(
         "the ONNX file records no block boundaries; export it with pipeline.export.export_onnx"
     )

@@ -167,7 +167,6 @@ def test_an_unknown_variant_is_named(dvc_folder: Path) -> None:
         main(["status", "lacot"])
 
 
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 def test_the_store_in_words_is_what_mlflow_holds(project: Path) -> None:
     uri = f"sqlite:///{project}/mlflow.db"
     assert store_in_words(uri, "shoal").endswith(": 0 runs of shoal, 0 runs of shoal-training")

@@ -4,12 +4,8 @@ import os
 import signal
 from pathlib import Path
 
-import pytest
 from stage_process import DIRECT, wait_until_it_answers
 from tracked import PIXEL, PLOTS, run_of_the_report, run_stage, run_verb, runs_of, start_verb
-
-# SQLAlchemy tells MLflow's authors, not us, that one of its loader strategies goes away.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 
 def test_a_server_is_filled_and_the_ui_shows_its_runs(project: Path) -> None:

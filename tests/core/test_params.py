@@ -127,6 +127,8 @@ def test_the_penalty_keeps_its_name_in_files() -> None:
         ("max_accuracy_drop_pct: 1.0", "max_accuracy_drop_pct: .inf", "should be a finite number"),
         ("milestones: [0.5, 0.75]", "milestones: [80]", "milestones.0 = 80"),
         ("options: {width: 8}", "options: {in_chans: 3}", "in_chans: given by the data"),
+        ("options: {width: 8}", "options: {drop_rate: .nan}", "not JSON compliant"),
+        ("options: {width: 8}", "options: {since: 2024-01-01}", "date is not JSON serializable"),
         ("pretrained: false\n  weights: null", "pretrained: true\n  weights: a.pth", "keep one of"),
         ("lambda: 3.0", "weight: 3.0", "unknown key variants.lacoot.train.penalty.weight"),
         (

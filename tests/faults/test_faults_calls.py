@@ -22,9 +22,6 @@ from undisturbed import (
     require_the_same,
 )
 
-# SQLAlchemy tells MLflow's authors, not us, that one of its loader strategies goes away.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-
 ERRORS = {"open": errno.EIO, "write": errno.ENOSPC, "fsync": errno.EIO, "rename": errno.EIO}
 PARTS = range(8) if FULL else range(1)
 

@@ -19,9 +19,6 @@ from undisturbed import (
     require_the_same,
 )
 
-# SQLAlchemy tells MLflow's authors, not us, that one of its loader strategies goes away.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-
 SOME = list(STAGES) if FULL else ["train", "bundle"]
 TIMES = 3 if FULL else 1
 PAGE = 4096  # bytes that a file takes at least

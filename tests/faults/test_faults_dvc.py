@@ -18,7 +18,6 @@ WEIGHTS = f"artifacts/train/{VARIANT}/weights.safetensors"
 
 pytestmark = [
     pytest.mark.skipif(not FULL, reason="a minute of DVC's own time; make faults does"),
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
 ]
 
 

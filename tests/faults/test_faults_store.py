@@ -17,9 +17,6 @@ from stage_server import Outcome, StageServer
 from tracked import start_verb
 from undisturbed import FULL, VARIANT, Undisturbed, contents, tracked
 
-# SQLAlchemy tells MLflow's authors, not us, that one of its loader strategies goes away.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-
 SECONDS = 60  # within which a store that does not answer is given up; most is a busy machine
 
 

@@ -19,9 +19,6 @@ from models.errors import ArtifactError
 from models.hashing import file_sha256
 from models.weights.saving import load_state, load_tensors, save_state, save_tensors
 
-# SQLAlchemy tells MLflow's authors, not us, that one of its loader strategies goes away.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-
 INT8 = ("int8", None, "precision")
 FLIPS = 200 if FULL else 40
 

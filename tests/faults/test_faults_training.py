@@ -10,9 +10,6 @@ import yaml
 from stage_server import StageServer
 from undisturbed import STAGES, VARIANT, Undisturbed
 
-# SQLAlchemy tells MLflow's authors, not us, that one of its loader strategies goes away.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-
 GIB = 2**30
 
 

@@ -21,9 +21,6 @@ from mlflow.entities import Run
 from places import FIXED, ROOT
 from remotes import BUCKET, outputs, s3_server
 
-# MLflow's own queries use what SQLAlchemy 2.1 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-
 LEVELS = 6  # five removable blocks
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 ROWS = 2 * LEVELS * len(PRECISIONS)

@@ -38,7 +38,6 @@ from pipeline.report.tracking.schema import Comparison
 
 # Of SQLAlchemy and of MLflow's own type hints: for MLflow's authors.
 MLFLOWS_WARNINGS = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
 ]
 BLOCKS = ["layer1.0", "layer2.1"]

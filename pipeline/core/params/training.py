@@ -1,5 +1,6 @@
 """Sections of params.yaml: which network, how it is trained, and how it is made shallow."""
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
@@ -47,6 +48,10 @@ class Model(Section):
     @field_validator("options")
     @classmethod
     def _not_what_is_set_elsewhere(cls, options: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(options, allow_nan=False)
+        except (TypeError, ValueError) as e:
+            raise ValueError(f"they stand in a bundle's manifest, as JSON: {e}") from e
         if taken := TAKEN & options.keys():
             raise ValueError(
                 f"{', '.join(sorted(taken))}: given by the data or set beside `options`"

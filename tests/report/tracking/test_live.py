@@ -15,10 +15,6 @@ from tracked import client, runs_of
 from pipeline.report.tracking.live import live_training
 from stages.track import main as track_stage
 
-# Of SQLAlchemy, for MLflow's authors: one of its loader strategies is deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-
-
 CONFIGURATION = {"model": {"name": "resnet18_cifar"}, "train": {"penalty": {"lambda": 5.0}}}
 
 

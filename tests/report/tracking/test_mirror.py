@@ -13,9 +13,6 @@ from pipeline.report.failures import Failure
 from pipeline.report.records import SUMMARY, Summary
 from pipeline.report.tracking.mirror import as_text, mirror_failures
 
-# Of SQLAlchemy, for MLflow's authors: one of its loader strategies is deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-
 
 def test_a_second_mirror_adds_nothing(project: Path) -> None:
     first, second = track(), track()

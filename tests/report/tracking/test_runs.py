@@ -18,9 +18,6 @@ from pipeline.report.records import SUMMARY, Summary
 from pipeline.report.tracking.dvc_lock import locked_stages
 from pipeline.report.tracking.runs import read_runs, state
 
-# Of SQLAlchemy, for MLflow's authors: one of its loader strategies is deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-
 
 def test_a_run_has_the_numbers_that_decide_at_the_top(mirrored: Path) -> None:
     runs = runs_of("shoal")

@@ -11,9 +11,6 @@ from tracked import run_stage, runs_of, start_stage, track
 from pipeline.report.tracking import store
 from pipeline.report.tracking.store import TrackingError, shown
 
-# Of SQLAlchemy, for MLflow's authors: one of its loader strategies is deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-
 
 def test_a_deleted_store_is_filled_once_even_by_two_stages_at_once(project: Path) -> None:
     Path("mlflow.db").unlink()

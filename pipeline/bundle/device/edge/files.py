@@ -72,8 +72,8 @@ def open_bundle(folder: Path) -> Bundle:
     manifest = read_json(path, {"format": (int, str, float, None)})
     if manifest["format"] != FORMAT:
         raise BundleError(
-            f"{path} is of format {manifest['format']!r}, and this code reads format {FORMAT}; "
-            "use the run.py and verify.py that came with it"
+            f"{path} is of format {repr(manifest['format'])[:60]}, and this code reads "
+            f"format {FORMAT}; use the run.py and verify.py that came with it"
         )
     if problem := fault(manifest, MANIFEST) or _disagreement(manifest):
         raise BundleError(f"{path} is damaged: {problem}; {UNPACK}")
@@ -183,7 +183,7 @@ def _disagreement(manifest: dict[str, Any]) -> str | None:
     sizes = [size for size in given["shape"][1:] if isinstance(size, int) and size > 0]
     if len(given["shape"]) != 4 or len(sizes) != 3 or given["name"].split() != [given["name"]]:
         faults.append("input needs a name without blanks, and batch, channels, height and width")
-    return faults[0] if faults else None
+    return faults[0][:200] if faults else None
 
 
 def _is_within(name: str) -> bool:
