@@ -62,8 +62,8 @@ bundle: setup ## make a bundle for a device: make bundle [VARIANT=lacoot [LEVEL=
 test: setup ## run the tests
 	@$(PYTEST)
 
-faults: setup ## kill, starve and corrupt every stage, fully (20 min); writes docs/faults.md
-	@SHOAL_FAULTS=full OMP_NUM_THREADS=1 $(RUN) pytest -q -m fault -p tests.faults.faults_table
+faults: setup ## kill, starve and corrupt every stage, fully (1 h or more); writes docs/faults.md
+	@SHOAL_FAULTS=full $(PYTEST) --dist load -m fault -p tests.faults.faults_table
 
 check: setup ## format, lint, types, import contracts and tests
 	$(RUN) ruff format --check .

@@ -53,9 +53,9 @@ def test_the_seeds_and_the_faults_are_those_of_their_pages() -> None:
     assert len(spreads) == 3
     assert all(spread in seeds for spread in spreads)
     faults = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
-    tried = re.search(r"\| \*\*all\*\* \| (\d+) \| \1 \| 0 \|", faults)
+    tried = re.search(r"\| \*\*all\*\* \| ([\d,]+) \| \1 \| 0 \|", faults)
     assert tried is not None
-    assert f"[{int(tried[1]):,} faults, none lost]" in README.replace("\n", " ")
+    assert f"[{tried[1]} faults, none lost]" in README.replace("\n", " ")
 
 
 def test_what_it_links_to_is_there() -> None:
