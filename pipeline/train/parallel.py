@@ -12,15 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -87,13 +78,15 @@ class Replicas:
 class Shards(Replicas):
     """A piece of the network in every process; the network that came in stays whole, on the CPU.
 
-    Every removable unit is put together by itself, all the rest at once.
+    Every removable unit is put together by itself, all the rest at once. What torch has for it
+    takes more than a second to import, and is imported here alone.
     """
 
-    GATHER = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    SCATTER = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
-
     def __init__(self, model: nn.Module, units: Sequence[Unit], device: torch.device) -> None:
+        from torch.distributed.checkpoint import state_dict
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
         if world_size() == 1:
             raise ShoalError(
                 "train.parallel = 'fsdp' cuts a network up among processes and this is the only "
@@ -106,6 +99,11 @@ class Shards(Replicas):
             fully_shard(self.model.get_submodule(path), mesh=mesh)
         fully_shard(self.model, mesh=mesh)
         self.forward = self.model
+        self.states = state_dict
+        self.gather = state_dict.StateDictOptions(full_state_dict=True, cpu_offload=True)
+        self.scattered = state_dict.StateDictOptions(
+            full_state_dict=True, broadcast_from_rank0=True
+        )
 
     def wrap(self, *, varying: bool) -> None:
         """Do nothing: the pieces are cut once, blocks cannot be removed."""
@@ -113,8 +111,10 @@ class Shards(Replicas):
     def state(self, optimizer: Optimizer) -> State:
         """See `Replicas`; of the other processes it is empty."""
         return {
-            "model": get_model_state_dict(self.model, options=self.GATHER),
-            "optimizer": get_optimizer_state_dict(self.model, optimizer, options=self.GATHER),
+            "model": self._weights(),
+            "optimizer": self.states.get_optimizer_state_dict(
+                self.model, optimizer, options=self.gather
+            ),
         }
 
     def hand_out(self, state: State | None) -> State:
@@ -129,13 +129,19 @@ class Shards(Replicas):
 
     def scatter(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
         """See `Replicas`."""
-        set_model_state_dict(self.model, state["model"], options=self.SCATTER)
-        set_optimizer_state_dict(self.model, optimizer, state["optimizer"], options=self.SCATTER)
+        options = self.scattered
+        self.states.set_model_state_dict(self.model, state["model"], options=options)
+        self.states.set_optimizer_state_dict(
+            self.model, optimizer, state["optimizer"], options=options
+        )
 
     def finish(self) -> None:
         """See `Replicas`: of the first process alone."""
-        if weights := get_model_state_dict(self.model, options=self.GATHER):
+        if weights := self._weights():
             self.whole.load_state_dict(weights, strict=True)
+
+    def _weights(self) -> dict[str, Any]:
+        return self.states.get_model_state_dict(self.model, options=self.gather)
 
 
 PARALLEL: dict[str, type[Replicas]] = {"ddp": Replicas, "fsdp": Shards}
