@@ -6,6 +6,10 @@ set -euo pipefail
 venv=$1
 python=${PYTHON:-python3}
 
+if [[ $PWD == *:* ]]; then
+    echo "error: a ':' in $PWD parts it in PATH; move the project to a folder without one" >&2
+    exit 1
+fi
 if ! command -v "$python" >/dev/null; then
     echo "error: no '$python' here; install Python 3.11 or newer, or name one: make PYTHON=python3.12" >&2
     exit 1

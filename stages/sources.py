@@ -3,6 +3,7 @@
 It validates params.yaml before any stage of a variant is run, whose name is in a command line.
 """
 
+from pipeline.core.artifacts import require_own_folder
 from pipeline.core.params import load_params
 from pipeline.core.sources import SOURCES, record_sources
 from pipeline.core.stage_script import run_stage
@@ -10,6 +11,7 @@ from pipeline.core.stage_script import run_stage
 
 def main() -> None:
     """Record the contents of the images, and what every variant's training starts from."""
+    require_own_folder()
     params = load_params()
     record_sources(params)
     print(f"{SOURCES}: the images and what {len(params.variants)} variants start from")

@@ -34,6 +34,15 @@ KNOWN = CACHE / "sha256.json"  # by path: a file's sha256, and its size, times a
 SETTLED_NS = 2_000_000_000  # a file written to this lately may be written to again at equal times
 
 
+def require_own_folder() -> None:
+    """Raise `ArtifactError` where results would go out of the project: DVC takes none from there."""
+    if ARTIFACTS.is_symlink():
+        raise ArtifactError(
+            f"{ARTIFACTS} is a link to {ARTIFACTS.resolve()}, and DVC keeps only what lies in the "
+            "project: move the whole project there, or mount that folder here"
+        )
+
+
 def artifacts_dir(stage: str, variant: str | None = None) -> Path:
     """Return the output folder of a stage, e.g. ``artifacts/train/lacoot``."""
     return ARTIFACTS / stage / variant if variant else ARTIFACTS / stage

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from places import FIXED, ROOT
+from stage_process import run_stage
 
 from models.errors import ParamsError
 from pipeline.core import sources
@@ -217,3 +218,23 @@ def test_dvc_runs_again_what_reads_a_file_that_was_replaced_and_nothing_else(
     assert refused.returncode != 0
     assert "start with a letter" in refused.stderr
     assert taken() == set()
+
+
+def test_results_that_would_leave_the_project_stop_the_first_stage(project: Path) -> None:
+    Path("artifacts").rename("elsewhere")
+    Path("artifacts").symlink_to("elsewhere")
+    result = run_stage("sources", cwd=project)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: artifacts is a link to ")
+    assert len(result.stderr.splitlines()) == 1
+    assert not SOURCES.exists()
+
+
+def test_a_folder_that_path_would_part_is_refused_before_the_set_up(tmp_path: Path) -> None:
+    folder = tmp_path / "a:b"
+    folder.mkdir()
+    setup = ["bash", str(ROOT / "scripts" / "setup.sh"), ".venv"]
+    result = subprocess.run(setup, cwd=folder, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "move the project to a folder without one" in result.stderr
+    assert not list(folder.iterdir())

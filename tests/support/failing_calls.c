@@ -57,7 +57,7 @@ static int count_descriptor(const char *operation, int descriptor) {
     char link[64], path[PATH_MAX];
     snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
     long length = readlink(link, path, sizeof path - 1);
-    if (length < 0) return 0;
+    if (length < 1 || path[0] != '/') return 0;  // a pipe, a socket, what wakes a thread
     path[length] = 0;
     return count(operation, path);
 }

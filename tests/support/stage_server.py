@@ -27,6 +27,7 @@ from places import ROOT
 
 KILLED = -9
 READY = "ready\n"
+LATE = ("mlflow.store.tracking.sqlalchemy_store", "mlflow.tracking.client", "scipy.stats")
 CALLS = Path(__file__).with_name("failing_calls.c")
 
 
@@ -128,7 +129,8 @@ def _preload() -> None:
             if not module.name.startswith("pipeline.bundle.device"):
                 importlib.import_module(module.name)
     os.environ.update(importlib.import_module("pipeline.report.tracking.client").SETTINGS)
-    importlib.import_module("mlflow.tracking.client")
+    for module in LATE:
+        importlib.import_module(module)
     import torch
 
     with warnings.catch_warnings():
