@@ -35,7 +35,7 @@ SETTLED_NS = 2_000_000_000  # a file written to this lately may be written to ag
 
 
 def require_own_folder() -> None:
-    """Raise `ArtifactError` where results would go out of the project: DVC takes none from there."""
+    """Raise `ArtifactError` where results would leave the project: DVC takes none from there."""
     if ARTIFACTS.is_symlink():
         raise ArtifactError(
             f"{ARTIFACTS} is a link to {ARTIFACTS.resolve()}, and DVC keeps only what lies in the "

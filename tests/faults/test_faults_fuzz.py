@@ -21,7 +21,7 @@ import onnx
 import pytest
 import yaml
 from fuzzing import ODD, ODD_YAML, changed, damaged
-from places import ROOT
+from places import FIXED
 from pydantic import BaseModel
 from undisturbed import FULL, VARIANT, Undisturbed
 
@@ -71,7 +71,7 @@ def params(base: Undisturbed, folder: Path) -> Target:
         require_moderate(value, path)
         return validate(value, path)
 
-    text = (ROOT / "params.yaml").read_bytes()
+    text = FIXED.read_bytes()
     return Target(yaml.safe_load(text), lambda _: text, read, ParamsError, read_value, ODD_YAML)
 
 

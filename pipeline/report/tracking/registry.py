@@ -22,6 +22,7 @@ from models.hashing import file_sha256
 from pipeline.core.artifacts import digest, replace_dir, write_json
 from pipeline.core.records import read_record
 from pipeline.report.tracking.client import connected, find_run, one_error
+from pipeline.report.tracking.logged_models import log_models
 from pipeline.report.tracking.schema import Release
 from pipeline.report.tracking.store import TrackingError, shown, store_uri
 
@@ -121,16 +122,11 @@ def _add_version(
 ) -> "ModelVersion":
     """Upload everything before there is a version, so that none is half there."""
     run = _run_of(client, experiment, release)
-    model = client.create_logged_model(
-        run.info.experiment_id, release.title, run.info.run_id, dict(release.tags)
-    )
-    client.log_model_artifacts(model.model_id, str(folder))
-    client.finalize_logged_model(model.model_id, "READY")
-    _link(client, run, model.model_id)
+    model_id = log_models(client, run, release, folder)
     if not client.search_registered_models(f"name = '{release.name}'"):
         client.create_registered_model(release.name)
     with _default_store(store_uri()):
-        return _create_version(client, release, model.model_id, run, state)
+        return _create_version(client, release, model_id, run, state)
 
 
 def _create_version(
@@ -173,13 +169,6 @@ def _run_of(client: "MlflowClient", experiment: str, release: Release) -> "Run":
             f"{experiment!r}; `python -m stages.track` adds it"
         )
     return run
-
-
-def _link(client: "MlflowClient", run: "Run", model_id: str) -> None:
-    """Show the model in the run's row."""
-    from mlflow.entities import LoggedModelOutput
-
-    client.log_outputs(run.info.run_id, [LoggedModelOutput(model_id, step=0)])
 
 
 def _write_model(folder: Path, release: Release, hashes: dict[str, str]) -> None:

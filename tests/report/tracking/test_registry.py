@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tracked import MLFLOWS_WARNINGS, client, graph_bytes, run_verb
+from tracked import MLFLOWS_WARNINGS, client, graph_bytes, run_verb, runs_of
 
 from models.errors import ArtifactError
 from pipeline.core.params import Choose
@@ -54,6 +54,32 @@ def test_the_choice_is_the_champion_and_comes_back_byte_by_byte(
     for name, content in expected.items():
         assert (project / "model" / name).read_bytes() == content
     download("shoal", project / "model")  # replaces it
+
+
+def test_every_shipped_engine_is_a_model_and_what_was_measured_is_linked_to_its_own(
+    project: Path,
+) -> None:
+    track()
+    track()
+    (experiment,) = {run.info.experiment_id for run in runs_of("shoal").values()}
+    models = {m.name: m for m in client().search_logged_models([experiment])}
+    backends = {
+        "dense-l1-fp32-onnxruntime": "onnxruntime",
+        "dense-l1-fp32-tensorrt_rtx": "tensorrt_rtx",
+    }
+    assert set(models) == {"dense-l1-fp32", *backends}
+    assert {name: models[name].tags["backend"] for name in backends} == backends
+    run = runs_of("shoal")["dense-l1-fp32"]
+    for name in ("dense-l1-fp32", "dense-l1-fp32-onnxruntime"):
+        assert {m.key: m.value for m in models[name].metrics} == run.data.metrics
+        (data,) = {(m.dataset_name, m.dataset_digest) for m in models[name].metrics}
+        assert data == tuple(
+            getattr(run.inputs.dataset_inputs[0].dataset, key) for key in ("name", "digest")
+        )
+    assert not models["dense-l1-fp32-tensorrt_rtx"].metrics  # it was not timed here
+    for key in run.data.metrics:
+        assert len(client().get_metric_history(run.info.run_id, key)) == 1
+    assert len(run.outputs.model_outputs) == 3
 
 
 def test_the_graph_is_a_model_of_mlflow_with_signature_and_example(project: Path) -> None:
