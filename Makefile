@@ -12,7 +12,7 @@ export USER ?= $(shell id -u)
 export PYTHONDONTWRITEBYTECODE := 1
 export DVC_NO_ANALYTICS := 1
 # File by file on several processes, each on one core: threads that wait for each other's cores spin.
-PYTEST := OMP_NUM_THREADS=1 $(RUN) pytest -n logical --maxprocesses 4 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(RUN) pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup doctor data preset repro sweep status compare choose bench bundle test faults check device-check ui clean
 

@@ -59,8 +59,16 @@ os.environ.update(SETTINGS)  # read by MLflow when it is imported, as some tests
 settings.register_profile("shoal", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("shoal")
 
+# Started first, so that in the end no process works on one of them alone.
+LONGEST = ("test_end_to_end.py", "test_collapse.py", "test_launch.py")
+
 Tree = dict[str, dict[str, int]]  # split folder -> class folder -> number of images
 Stage = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    names = [*LONGEST, None]
+    items.sort(key=lambda item: names.index(item.path.name if item.path.name in names else None))
 
 
 @pytest.fixture(scope="session")
