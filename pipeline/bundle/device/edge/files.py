@@ -32,6 +32,7 @@ MANIFEST = {
     "samples": [{"file": str}],
     "tolerances": dict.fromkeys(("onnxruntime", "tensorrt", "tensorrt_rtx"), TOLERANCE),
 }
+SHA256 = re.compile(r"[0-9a-f]{64}")
 CAPABILITY = re.compile(r"\d{1,3}\.\d{1,3}\+?")  # of a GPU: 8.6, or 8.0+ for all later ones
 
 
@@ -173,6 +174,11 @@ def _disagreement(manifest: dict[str, Any]) -> str | None:
     named = [capability for e in manifest["engines"] for capability in e["compute_capabilities"]]
     faults = [
         *(f"{name!r} is no plain path in its folder" for name in files if not _is_within(name)),
+        *(
+            f"the sha256 of {n!r} is none"
+            for n in files
+            if not SHA256.fullmatch(files[n]["sha256"])
+        ),
         *(f"{u['file']!r} is not among its files" for u in used if u["file"] not in files),
         *(f"{c!r} is no compute capability" for c in named if not CAPABILITY.fullmatch(c)),
     ]
