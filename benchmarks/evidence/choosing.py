@@ -51,7 +51,7 @@ def main() -> None:
             chosen = results.get(f"{name} scores", partial(scores, start, seed))
             half = (len(start.there) + 1) // 2
             few = math.comb(len(start.there), half) <= MANY_SETS
-            going: dict[str, dict[str, list[str]]] = {
+            trials: dict[str, dict[str, list[str]]] = {
                 "sets": {by: removal_order(own)[:half] for by, own in chosen.items()},
                 "singles": {block: [block] for block in start.there},
                 "every": {
@@ -59,7 +59,7 @@ def main() -> None:
                     for blocks in (combinations(sorted(start.there), half) if few else ())
                 },
             }
-            wanted = [item for what in arguments.what for item in going[what].items()]
+            wanted = [item for what in arguments.what for item in trials[what].items()]
             for label, removed in wanted:
                 compute = partial(without, start, removed, seed)
                 key = "+".join(sorted(removed))  # criteria that agree share a measurement

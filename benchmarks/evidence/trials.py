@@ -109,7 +109,7 @@ class Outcome:
     """A trained network, and what its training cost."""
 
     model: nn.Module
-    units: list[Unit]  # removable, also those that are gone
+    units: list[Unit]  # removable, also those that are removed
     images: Dataset
     record: dict[str, Any]
 
@@ -149,13 +149,13 @@ def training(
     torch.manual_seed(seed)
     model, spec, images = create_network(settings, images_of(task))
     units = select_units(model, spec.example()).removable
-    gone = [*(start.record["removed"] if start else ()), *without]
-    remove_blocks(model, gone)
+    removed = [*(start.record["removed"] if start else ()), *without]
+    remove_blocks(model, removed)
     folder = FOLDER / "trials" / key
     if not folder.exists():
         if start is not None:
             model.load_state_dict(bypass(start.model, without).state_dict(), strict=True)
-        record = {"key": key, "task": task, "recipe": recipe, "removed": gone}
+        record = {"key": key, "task": task, "recipe": recipe, "removed": removed}
         _train(model, images, units, record, folder, teacher)
     record = read_json(folder / "record.json")
     state = torch.load(folder / "model.pt", map_location=pick_device(), weights_only=True)
