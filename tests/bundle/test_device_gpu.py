@@ -13,33 +13,11 @@ from pathlib import Path
 
 import fake_tensorrt
 import pytest
-from device_side import assert_one_message, make_environment, run, unpack
+from device_side import assert_one_message, run
 from places import ROOT
-from stage_process import run_stage
 from tiny_onnx import write_network
-from tiny_project import write_project
 
 FAKES = Path(__file__).parent
-
-
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("environment")
-    return make_environment(folder, "numpy", "pillow", "onnxruntime")
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("project")
-    write_project(root)
-    done = run_stage("bundle", "dense", cwd=root)
-    assert done.returncode == 0, done.stderr
-    return root
-
-
-@pytest.fixture
-def unpacked(project: Path, tmp_path: Path) -> Path:
-    return unpack(project, "fp32", tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -15,37 +15,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device_side import assert_one_message, make_environment, run, unpack
+from device_side import assert_one_message, run
 from PIL import Image
 from places import ROOT
 from stage_process import run_stage
-from tiny_project import CLASSES, edit_json, write_project
+from tiny_project import CLASSES, edit_json
 
 from models.hashing import file_sha256
 
 SCRIPTS = str(ROOT / "pipeline" / "bundle" / "device")
 PLANTED = "from pathlib import Path\nPath('{}').touch()\n"
 SAMPLE = "samples/sample_bag.png"
-
-
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("environment")
-    return make_environment(folder, "numpy", "pillow", "onnxruntime")
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("project")
-    write_project(root)
-    done = run_stage("bundle", "dense", cwd=root)
-    assert done.returncode == 0, done.stderr
-    return root
-
-
-@pytest.fixture
-def unpacked(project: Path, tmp_path: Path) -> Path:
-    return unpack(project, "fp32", tmp_path)
 
 
 @pytest.fixture
@@ -375,10 +355,10 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def signed(keys: Path, project: Path, tmp_path: Path) -> Path:
+def signed(keys: Path, bundled: Path, tmp_path: Path) -> Path:
     into = tmp_path / "signed"
     arguments = ("dense", "--into", str(into), "--sign", str(keys / "ours"))
-    done = run_stage("bundle", *arguments, cwd=project)
+    done = run_stage("bundle", *arguments, cwd=bundled)
     assert done.returncode == 0, done.stderr
     return into / "dense-l1-fp32"
 
@@ -416,8 +396,8 @@ def test_what_nobody_trusted_has_signed_is_refused(
 
 
 def test_a_bundle_made_again_without_a_key_has_no_old_signature(
-    signed: Path, project: Path
+    signed: Path, bundled: Path
 ) -> None:
-    done = run_stage("bundle", "dense", "--into", str(signed.parent), cwd=project)
+    done = run_stage("bundle", "dense", "--into", str(signed.parent), cwd=bundled)
     assert done.returncode == 0, done.stderr
     assert not list(signed.parent.rglob("*.sig"))
